@@ -1,0 +1,3 @@
+//! `corebid-loadtest`: see `--help`.
+
+fn main() {}

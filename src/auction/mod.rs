@@ -1,0 +1,1 @@
+//! Offers in, winner and clearing price out. Pure: no time, no I/O, no configuration, no JSON.

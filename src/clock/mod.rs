@@ -1,0 +1,1 @@
+//! Time as an argument: instants and the deadline wheel.

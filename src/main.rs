@@ -1,0 +1,3 @@
+//! The `corebid` command line: see `--help`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Money that cannot be mixed up: integer micros with a currency. No float.

@@ -1,0 +1,1 @@
+//! What a shard stands on: sockets, readiness, hyper glue. The one place with glommio sockets.

@@ -1,0 +1,1 @@
+//! The OpenRTB protocol: parse, validate, splice, write. Never touches a socket or a clock.

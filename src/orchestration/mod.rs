@@ -1,0 +1,1 @@
+//! One bid request from bytes to outcome. Knows nothing of HTTP.

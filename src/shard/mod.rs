@@ -1,0 +1,1 @@
+//! One core with its executor and all it owns.

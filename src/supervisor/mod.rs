@@ -1,0 +1,1 @@
+//! Keeps shards running and ends the process cleanly.

@@ -1,0 +1,1 @@
+//! Counts and histograms, recorded on the shard without a lock, merged elsewhere.
