@@ -1,1 +1,42 @@
-//! What a shard stands on: sockets, readiness, hyper glue. The one place with glommio sockets.
+//! What a shard stands on: sockets, readiness, timers for hyper, compression with a bound.
+//!
+//! With `shard` the only place where glommio appears, so that the runtime stays replaceable. Nothing here knows
+//! what the bytes mean.
+
+pub mod gzip;
+mod listener;
+mod readiness;
+mod signal;
+mod socket;
+mod stream;
+mod timer;
+
+pub use listener::{Listener, bind};
+pub use readiness::{Interest, Readiness, Ready};
+pub use signal::Signal;
+pub use socket::{Progress, Socket};
+pub use stream::HyperStream;
+pub use timer::ShardTimer;
+
+/// Runs `future` beside the caller on this shard, until it ends.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(future).detach();
+}
+
+/// Lets every other task of this shard that can run do so first.
+pub async fn yield_now() {
+    futures_lite::future::yield_now().await;
+}
+
+/// What hyper spawns its HTTP/2 streams with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ShardExecutor;
+
+impl<F> hyper::rt::Executor<F> for ShardExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        spawn(future);
+    }
+}
