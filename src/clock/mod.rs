@@ -36,7 +36,10 @@ impl Instant {
     /// The instant `wait` later; [`Self::FAR_FUTURE`] where that does not fit.
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long ago `earlier` was; zero when it is still to come.
@@ -49,7 +52,10 @@ impl Instant {
 /// Reads the monotonic clock. For edges (an arriving request, a turn of the shard), not for decisions.
 #[must_use]
 pub fn now() -> Instant {
-    let mut spec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut spec = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `spec` is valid for writes, and CLOCK_MONOTONIC exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut spec) };
     let seconds = u64::try_from(spec.tv_sec).unwrap_or(0);
@@ -73,7 +79,10 @@ mod tests {
     fn arithmetic_saturates_instead_of_wrapping() {
         let t = Instant::from_nanos(5);
         assert_eq!(t.after(Duration::from_nanos(7)).as_nanos(), 12);
-        assert_eq!(Instant::FAR_FUTURE.after(Duration::from_secs(1)), Instant::FAR_FUTURE);
+        assert_eq!(
+            Instant::FAR_FUTURE.after(Duration::from_secs(1)),
+            Instant::FAR_FUTURE
+        );
         assert_eq!(t.since(Instant::from_nanos(9)), Duration::ZERO);
     }
 }

@@ -67,7 +67,11 @@ impl Timers {
     /// A future that is ready at `deadline`, rounded up to the wheel's tick.
     #[must_use]
     pub fn sleep_until(self: &Rc<Self>, deadline: Instant) -> Sleep {
-        Sleep { timers: Rc::clone(self), deadline, key: None }
+        Sleep {
+            timers: Rc::clone(self),
+            deadline,
+            key: None,
+        }
     }
 
     /// Has `waker` woken at `deadline`; `key` is the caller's earlier registration, replaced by this one.
@@ -111,7 +115,10 @@ impl Timers {
 
 impl fmt::Debug for Timers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Timers").field("waiting", &self.waiting()).field("armed", &self.armed).finish()
+        f.debug_struct("Timers")
+            .field("waiting", &self.waiting())
+            .field("armed", &self.armed)
+            .finish()
     }
 }
 
@@ -174,7 +181,12 @@ mod tests {
         let alarms = Rc::new(RefCell::new(Vec::new()));
         let (c, a) = (Rc::clone(&clock), Rc::clone(&alarms));
         let timers = Timers::new(move || c.get(), move |at| a.borrow_mut().push(at));
-        World { clock, alarms, timers, woken: Arc::new(Count(AtomicUsize::new(0))) }
+        World {
+            clock,
+            alarms,
+            timers,
+            woken: Arc::new(Count(AtomicUsize::new(0))),
+        }
     }
 
     fn ms(millis: u64) -> Instant {
@@ -211,7 +223,11 @@ mod tests {
         assert_eq!(*w.alarms.borrow(), [ms(90), ms(40)]);
         w.clock.set(ms(40));
         w.timers.advance(ms(40));
-        assert_eq!(w.alarms.borrow().last(), Some(&ms(90)), "after it rang, it is set for the next");
+        assert_eq!(
+            w.alarms.borrow().last(),
+            Some(&ms(90)),
+            "after it rang, it is set for the next"
+        );
     }
 
     #[test]
@@ -219,7 +235,11 @@ mod tests {
         let w = world();
         let waker = Waker::from(Arc::clone(&w.woken));
         let mut sleep = w.timers.sleep_until(ms(10));
-        assert!(Pin::new(&mut sleep).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            Pin::new(&mut sleep)
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         drop(sleep);
         assert_eq!(w.timers.waiting(), 0);
         w.timers.advance(ms(20));

@@ -81,14 +81,23 @@ impl<T> Wheel<T> {
         self.generation = self.generation.wrapping_add(1);
         let bucket = bucket_of(tick);
         let head = self.buckets[bucket];
-        let entry = Entry { tick, generation: self.generation, previous: NIL, next: head, payload };
+        let entry = Entry {
+            tick,
+            generation: self.generation,
+            previous: NIL,
+            next: head,
+            payload,
+        };
         let index = index_u32(self.entries.insert(entry));
         if let Some(old) = self.entries.get_mut(head as usize) {
             old.previous = index;
         }
         self.buckets[bucket] = index;
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
-        Key { index, generation: self.generation }
+        Key {
+            index,
+            generation: self.generation,
+        }
     }
 
     /// Takes an entry out before it fires; `None` when it already did.
@@ -145,7 +154,9 @@ impl<T> Wheel<T> {
             }
             let mut index = self.buckets[bucket];
             while index != NIL {
-                let Some(entry) = self.entries.get(index as usize) else { break };
+                let Some(entry) = self.entries.get(index as usize) else {
+                    break;
+                };
                 let next = entry.next;
                 if entry.tick <= now_tick {
                     fire(self.unlink(index));
@@ -212,14 +223,20 @@ mod tests {
             fired(&[2_500], &[2_499, 2_999, 3_000]),
             [(2_499, vec![]), (2_999, vec![]), (3_000, vec![2_500])]
         );
-        assert_eq!(fired(&[3_000], &[2_999, 3_000]), [(2_999, vec![]), (3_000, vec![3_000])]);
+        assert_eq!(
+            fired(&[3_000], &[2_999, 3_000]),
+            [(2_999, vec![]), (3_000, vec![3_000])]
+        );
         assert_eq!(fired(&[0], &[999, 1_000]), [(999, vec![]), (1_000, vec![0])]);
     }
 
     #[test]
     fn far_entries_wait_their_turns_of_the_wheel() {
         assert_eq!(
-            fired(&[5_000, 1_029_000, 60_000_000], &[5_000, 1_028_999, 1_029_000, 59_999_000, 60_000_000]),
+            fired(
+                &[5_000, 1_029_000, 60_000_000],
+                &[5_000, 1_028_999, 1_029_000, 59_999_000, 60_000_000]
+            ),
             [
                 (5_000, vec![5_000]),
                 (1_028_999, vec![]),
@@ -233,7 +250,10 @@ mod tests {
     #[test]
     fn a_long_pause_loses_nothing() {
         let deadlines: Vec<u64> = (1..5_000).map(|ms| ms * 1_000).collect();
-        assert_eq!(fired(&deadlines, &[10_000_000]), [(10_000_000, deadlines.clone())]);
+        assert_eq!(
+            fired(&deadlines, &[10_000_000]),
+            [(10_000_000, deadlines.clone())]
+        );
     }
 
     #[test]
@@ -245,7 +265,11 @@ mod tests {
         assert_eq!(wheel.remove(second), Some("second"));
         assert_eq!(wheel.remove(second), None);
         let reused = wheel.insert(at(9_000), "reused");
-        assert_eq!(wheel.remove(second), None, "the slot's new owner is safe from the old key");
+        assert_eq!(
+            wheel.remove(second),
+            None,
+            "the slot's new owner is safe from the old key"
+        );
         let mut seen = Vec::new();
         wheel.advance(at(5_000), |name| seen.push(name));
         seen.sort_unstable();
@@ -306,8 +330,11 @@ mod tests {
                     let mut got = Vec::new();
                     wheel.advance(at(clock_us), |id| got.push(id));
                     got.sort_unstable();
-                    let mut want: Vec<u64> =
-                        twin.iter().filter(|(tick, ..)| *tick <= clock_us / 1_000).map(|(_, id, _)| *id).collect();
+                    let mut want: Vec<u64> = twin
+                        .iter()
+                        .filter(|(tick, ..)| *tick <= clock_us / 1_000)
+                        .map(|(_, id, _)| *id)
+                        .collect();
                     want.sort_unstable();
                     twin.retain(|(tick, ..)| *tick > clock_us / 1_000);
                     assert_eq!(got, want);

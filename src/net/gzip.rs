@@ -71,7 +71,9 @@ mod tests {
     #[test]
     fn what_was_compressed_comes_back() {
         for length in [0, 1, 100, 10_000, 300_000] {
-            let input: Vec<u8> = (0..length).map(|i: u64| u8::try_from(i * i % 251).unwrap()).collect();
+            let input: Vec<u8> = (0..length)
+                .map(|i: u64| u8::try_from(i * i % 251).unwrap())
+                .collect();
             let mut out = b"left over".to_vec();
             gunzip(&gzip(&input), &mut out, input.len()).unwrap();
             assert_eq!(out, input, "{length} bytes, exactly at the bound");
@@ -83,7 +85,10 @@ mod tests {
         let bomb = gzip(&vec![0; 10 << 20]);
         assert!(bomb.len() < 200_000);
         let mut out = Vec::new();
-        assert_eq!(gunzip(&bomb, &mut out, 256 << 10), Err(GunzipError::TooLarge(256 << 10)));
+        assert_eq!(
+            gunzip(&bomb, &mut out, 256 << 10),
+            Err(GunzipError::TooLarge(256 << 10))
+        );
         assert!(out.capacity() < 2 << 20, "{} bytes were reserved", out.capacity());
         let four = gzip(b"four");
         assert_eq!(gunzip(&four, &mut out, 4), Ok(()));
@@ -95,14 +100,29 @@ mod tests {
         let good = gzip(b"{\"id\":\"1\",\"imp\":[]}");
         let mut out = Vec::new();
         for cut in 0..good.len() {
-            assert_eq!(gunzip(&good[..cut], &mut out, 1 << 20), Err(GunzipError::Corrupt), "cut at {cut}");
+            assert_eq!(
+                gunzip(&good[..cut], &mut out, 1 << 20),
+                Err(GunzipError::Corrupt),
+                "cut at {cut}"
+            );
         }
         let mut flipped = good.clone();
         let last = flipped.len() - 5;
         flipped[last] ^= 1;
-        assert_eq!(gunzip(&flipped, &mut out, 1 << 20), Err(GunzipError::Corrupt), "checksum");
+        assert_eq!(
+            gunzip(&flipped, &mut out, 1 << 20),
+            Err(GunzipError::Corrupt),
+            "checksum"
+        );
         let twice = [good.as_slice(), b"garbage"].concat();
-        assert_eq!(gunzip(&twice, &mut out, 1 << 20), Err(GunzipError::Corrupt), "trailing bytes");
-        assert_eq!(gunzip(b"plain text", &mut out, 1 << 20), Err(GunzipError::Corrupt));
+        assert_eq!(
+            gunzip(&twice, &mut out, 1 << 20),
+            Err(GunzipError::Corrupt),
+            "trailing bytes"
+        );
+        assert_eq!(
+            gunzip(b"plain text", &mut out, 1 << 20),
+            Err(GunzipError::Corrupt)
+        );
     }
 }

@@ -18,8 +18,11 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// When the address is taken by another program or not one of this host's.
 pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
-    let socket =
-        socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;

@@ -58,9 +58,18 @@ impl Readiness {
         let flags = libc::TFD_NONBLOCK | libc::TFD_CLOEXEC;
         // SAFETY: as above.
         let alarm = unsafe { owned(libc::timerfd_create(libc::CLOCK_MONOTONIC, flags))? };
-        let this = Self { epoll, alarm, events: RefCell::new(vec![empty_event(); EVENTS_MAX]) };
+        let this = Self {
+            epoll,
+            alarm,
+            events: RefCell::new(vec![empty_event(); EVENTS_MAX]),
+        };
         // Level-triggered, and never read: setting it anew clears it.
-        this.control(libc::EPOLL_CTL_ADD, this.alarm.as_raw_fd(), libc::EPOLLIN as u32, ALARM)?;
+        this.control(
+            libc::EPOLL_CTL_ADD,
+            this.alarm.as_raw_fd(),
+            libc::EPOLLIN as u32,
+            ALARM,
+        )?;
         Ok(this)
     }
 
@@ -71,22 +80,44 @@ impl Readiness {
     pub fn watch(&self, socket: BorrowedFd<'_>, token: u64, interest: Interest) -> io::Result<()> {
         let Interest::ReadWrite = interest;
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        self.control(libc::EPOLL_CTL_ADD, socket.as_raw_fd(), events.cast_unsigned(), token)
+        self.control(
+            libc::EPOLL_CTL_ADD,
+            socket.as_raw_fd(),
+            events.cast_unsigned(),
+            token,
+        )
     }
 
     /// Makes [`Self::wait`] return at `at`; replaces the alarm set before. `FAR_FUTURE` takes it off.
     pub fn set_alarm(&self, at: Instant) {
-        let nanos = if at == Instant::FAR_FUTURE { 0 } else { at.as_nanos().max(1) };
+        let nanos = if at == Instant::FAR_FUTURE {
+            0
+        } else {
+            at.as_nanos().max(1)
+        };
         let value = libc::timespec {
             tv_sec: libc::time_t::try_from(nanos / 1_000_000_000).unwrap_or(libc::time_t::MAX),
             tv_nsec: libc::c_long::try_from(nanos % 1_000_000_000).unwrap_or(0),
         };
-        let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let spec = libc::itimerspec { it_interval: zero, it_value: value };
+        let zero = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let spec = libc::itimerspec {
+            it_interval: zero,
+            it_value: value,
+        };
         let absolute = libc::TFD_TIMER_ABSTIME;
         // SAFETY: `spec` lives through the call and the old value is not asked for. It cannot fail: the
         // descriptor is a timerfd and the times are in range.
-        unsafe { libc::timerfd_settime(self.alarm.as_raw_fd(), absolute, &raw const spec, std::ptr::null_mut()) };
+        unsafe {
+            libc::timerfd_settime(
+                self.alarm.as_raw_fd(),
+                absolute,
+                &raw const spec,
+                std::ptr::null_mut(),
+            )
+        };
     }
 
     /// Hands what is ready now to `each`, at most [`EVENTS_MAX`] sockets. Returns how many events there were, the
@@ -101,14 +132,25 @@ impl Readiness {
         let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), room, 0) };
         let Ok(count) = usize::try_from(count) else {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::Interrupted {
+                Ok(0)
+            } else {
+                Err(error)
+            };
         };
         for event in &events[..count] {
             let (flags, token) = (event.events.cast_signed(), event.u64);
             if token != ALARM {
                 let closing = flags & (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) != 0;
                 let readable = closing || flags & libc::EPOLLIN != 0;
-                each(token, Ready { readable, writable: flags & libc::EPOLLOUT != 0, closing });
+                each(
+                    token,
+                    Ready {
+                        readable,
+                        writable: flags & libc::EPOLLOUT != 0,
+                        closing,
+                    },
+                );
             }
         }
         Ok(count)
@@ -174,12 +216,22 @@ mod tests {
     use crate::clock::now;
 
     fn on_an_executor<T>(test: impl Future<Output = T>) -> T {
-        LocalExecutorBuilder::new(Placement::Unbound).io_memory(64 << 10).make().unwrap().run(test)
+        LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(64 << 10)
+            .make()
+            .unwrap()
+            .run(test)
     }
 
     fn taken(readiness: &Readiness) -> Vec<u64> {
         let mut tokens = Vec::new();
-        readiness.take(|token, ready| if ready.readable { tokens.push(token) }).unwrap();
+        readiness
+            .take(|token, ready| {
+                if ready.readable {
+                    tokens.push(token)
+                }
+            })
+            .unwrap();
         tokens
     }
 
@@ -200,7 +252,10 @@ mod tests {
                 far
             });
             readiness.wait().await.unwrap();
-            assert!(now().since(started) >= Duration::from_millis(25), "it waited for the bytes");
+            assert!(
+                now().since(started) >= Duration::from_millis(25),
+                "it waited for the bytes"
+            );
             assert_eq!(taken(&readiness), [7]);
             assert_eq!(taken(&readiness), [] as [u64; 0], "edge-triggered");
             let mut buffer = [0; 16];
@@ -209,7 +264,9 @@ mod tests {
             drop(writer.join().unwrap());
             readiness.wait().await.unwrap();
             let mut closing = Vec::new();
-            readiness.take(|token, ready| closing.push((token, ready.closing))).unwrap();
+            readiness
+                .take(|token, ready| closing.push((token, ready.closing)))
+                .unwrap();
             assert_eq!(closing, [(7, true)]);
         });
     }

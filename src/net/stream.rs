@@ -25,7 +25,11 @@ pub struct HyperStream {
 
 impl HyperStream {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, ahead: Vec::new(), ahead_read: 0 }
+        Self {
+            stream,
+            ahead: Vec::new(),
+            ahead_read: 0,
+        }
     }
 
     /// Reads until it is certain whether the client speaks HTTP/2 with prior knowledge. `None` when it closed
@@ -55,7 +59,11 @@ impl HyperStream {
 }
 
 impl Read for HyperStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead_read < this.ahead.len() {
             let rest = &this.ahead[this.ahead_read..];

@@ -71,7 +71,11 @@ impl Future for ShardSleep {
             }
             false
         });
-        if rings == Some(true) { Poll::Ready(()) } else { Poll::Pending }
+        if rings == Some(true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 
@@ -83,5 +87,8 @@ impl Drop for ShardSleep {
 
 fn with_timers<T>(act: impl FnOnce(&Timers) -> T) -> Option<T> {
     // `try_with`: connections may be dropped while the thread's locals are.
-    TIMERS.try_with(|slot| slot.borrow().as_deref().map(act)).ok().flatten()
+    TIMERS
+        .try_with(|slot| slot.borrow().as_deref().map(act))
+        .ok()
+        .flatten()
 }
