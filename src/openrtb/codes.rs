@@ -37,7 +37,8 @@ macro_rules! code_list {
 }
 
 code_list! {
-    /// Why there is no bid: `BidResponse.nbr` (OpenRTB 2.6 §4.2.1, list in OpenRTB 3.0; 2.5 §5.24 ends at 10).
+    /// Why there is no bid: `BidResponse.nbr` (OpenRTB 2.6 §4.2.1, list in OpenRTB 3.0; 2.5 §5.24 ends at
+    /// 10).
     NoBidReason {
         /// Unknown error.
         UnknownError = 0 "unknown_error",
