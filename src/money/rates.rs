@@ -518,7 +518,7 @@ USD CAD 1e-14, \
 USD CHF 0.1234567890123456789, \
 USD SEK 10, \
 USD SEK 10, \
-USD NOK 1e9999999",
+USD NOK 1e999999",
         );
         let said: Vec<String> = errors.unwrap_err().iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -534,7 +534,7 @@ USD NOK 1e9999999",
                 r#"the rate from USD to CAD, "1e-14", is not a rate between two currencies of this world"#,
                 r#"the rate from USD to CHF, "0.1234567890123456789", has more than 18 significant digits"#,
                 "more than one rate from USD to SEK",
-                r#"the rate from USD to NOK, "1e9999999", is not a rate between two currencies of this world"#,
+                r#"the rate from USD to NOK, "1e999999", is not a rate between two currencies of this world"#,
             ]
         );
         let too_fine = table("EUR USD 0.000000000123456789012345679, USD JPY 0.000000000123456789012345679")
