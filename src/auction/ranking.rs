@@ -9,13 +9,13 @@ use crate::money::Cpm;
 use crate::openrtb::codes::LossReason;
 
 /// The seed that decides between equal offers of one imp: repeatable, and reproducible by an outsider who
-/// knows the request. Arithmetic is modulo 2^64; the ids are what the JSON strings stand for, escapes resolved.
+/// knows the request. Arithmetic is modulo 2^64; ids are what the JSON strings stand for, escapes resolved.
 ///
-/// - The hash is FNV-1a, 64 bits, over the bytes of `request_id`, one byte `0xFF` (UTF-8 contains none) and the
-///   bytes of `imp_id`: from `0xcbf29ce484222325`, xor in each byte, then multiply by `0x100000001b3`.
+/// - The hash is FNV-1a, 64 bits, over the bytes of `request_id`, one byte `0xFF` (UTF-8 contains none) and
+///   the bytes of `imp_id`: from `0xcbf29ce484222325`, xor in each byte, then multiply by `0x100000001b3`.
 /// - `mix` is the finaliser of splitmix64: `z ^= z >> 30; z *= 0xbf58476d1ce4e5b9; z ^= z >> 27;
 ///   z *= 0x94d049bb133111eb; z ^= z >> 31`. The seed is `mix(hash)`.
-/// - The tie rank of an offer is `mix(seed ^ (dsp << 32 | position))`; of equal offers the greatest rank wins.
+/// - The tie rank of an offer is `mix(seed ^ (dsp << 32 | position))`; of equal offers the greatest wins.
 ///   `dsp` is the DSP's index in the configuration, `position` the bid's place in its answer, both from 0.
 ///   `mix` is a bijection, so no two offers share a rank.
 pub fn tie_seed(request_id: &str, imp_id: &str) -> u64 {

@@ -61,11 +61,11 @@ impl Rate {
     /// What a winner pays in the currency it bid in: the clearing price taken back by the inverse of `self`,
     /// which is the rate that brought `bid` into the auction. Never more than `bid`.
     ///
-    /// It rounds up, so that the amount paid is still worth the clearing price, and with it the floor. That
-    /// cannot pass the bid: the bid came in rounded toward zero, so its exact value is not below the clearing
-    /// price, and no whole number of micros lies between a value and itself. A winner that clears at its own
-    /// bid pays exactly what it wrote, also where many amounts of its currency make one micro of the
-    /// auction's.
+    /// It rounds up, so that what is paid is still worth the clearing price, and with it the floor. That
+    /// cannot pass the bid: the clearing price is at most the bid's converted price, which was rounded toward
+    /// zero, so its exact counterpart is at most the bid; and the bid is a whole number of micros. A winner
+    /// that clears at its own bid pays exactly what it wrote, also where many micros of its currency make one
+    /// of the auction's.
     #[must_use]
     pub fn price_to_winner(self, clearing: Cpm, bid: Money) -> Money {
         if self.apply(bid.micros, Rounding::TowardZero) == Some(clearing.micros()) {
@@ -165,8 +165,8 @@ impl RateTable {
                 Err(error) => errors.push(error),
             }
         }
-        let table = Self::with_all_pairs(&given).map_err(|error| errors.push(error));
-        table.ok().filter(|_| errors.is_empty()).ok_or(errors)
+        let table = Self::with_all_pairs(&given, &mut errors);
+        if errors.is_empty() { Ok(table) } else { Err(errors) }
     }
 
     /// The rate from one currency to another, if there is one. Constant time.
@@ -196,17 +196,22 @@ impl RateTable {
         Ok((micros, rate))
     }
 
-    fn with_all_pairs(given: &BTreeMap<(Currency, Currency), Rate>) -> Result<Self, RateError> {
+    fn with_all_pairs(given: &BTreeMap<(Currency, Currency), Rate>, errors: &mut Vec<RateError>) -> Self {
         let known: BTreeSet<Currency> = given.keys().flat_map(|&(from, to)| [from, to]).collect();
         let mut table = Self::default();
         for (place, currency) in (0..=u8::MAX).zip(&known) {
             table.places[currency.ordinal()] = Some(place);
         }
         for &from in &known {
-            let row: Result<_, _> = known.iter().map(|&to| pair(given, &known, from, to)).collect();
-            table.pairs.push(row?);
+            let row = known.iter().map(|&to| {
+                pair(given, &known, from, to).unwrap_or_else(|error| {
+                    errors.push(error);
+                    None
+                })
+            });
+            table.pairs.push(row.collect());
         }
-        Ok(table)
+        table
     }
 }
 
@@ -289,7 +294,7 @@ pub enum BadRate {
     /// Zero or below.
     #[error("is not positive")]
     NotPositive,
-    /// Above 10^12 or below 10^-13.
+    /// 10^12 or above, or below 10^-13.
     #[error("is not a rate between two currencies of this world")]
     OutOfRange,
     /// More significant digits than are kept.
@@ -327,6 +332,9 @@ fn pair(
     from: Currency,
     to: Currency,
 ) -> Result<Option<Rate>, RateError> {
+    if from == to {
+        return Ok(Some(Rate::ONE));
+    }
     let given_either_way = |a, b| {
         given
             .get(&(a, b))
@@ -540,7 +548,10 @@ USD NOK 1e999999",
         let too_fine = table("EUR USD 0.000000000123456789012345679, USD JPY 0.000000000123456789012345679")
             .unwrap_err();
         assert!(
-            matches!(too_fine[..], [RateError::TooFine { .. }]),
+            matches!(
+                too_fine[..],
+                [RateError::TooFine { .. }, RateError::TooFine { .. }]
+            ),
             "{too_fine:?}"
         );
     }
