@@ -1,1 +1,3 @@
 //! The OpenRTB protocol: parse, validate, splice, write. Never touches a socket or a clock.
+
+pub mod codes;
