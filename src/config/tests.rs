@@ -497,6 +497,26 @@ fn the_reference_profile_checks() {
     assert_eq!(config.validation().require, ["device", "user"]);
 }
 
+proptest::proptest! {
+    /// Whatever is written, the answer is a configuration or problems that say where.
+    #[test]
+    fn any_text_is_answered(
+        start in 0..400_usize,
+        length in 0..40_usize,
+        put in "[\\PC\n\"'=\\[\\]{}#.,é-]{0,12}",
+    ) {
+        let sections = "[server]\ncores = [0]\n[auction]\ncurrency = \"EUR\"\n[log]\nlevel = \"warn\"\n";
+        let text = format!("{sections}{DSP}{DSP}");
+        let start = start.min(text.len());
+        let end = (start + length).min(text.len());
+        let changed = format!("{}{put}{}", &text[..start], &text[end..]);
+        if let Err(problems) = check_with(&changed, &[]) {
+            proptest::prop_assert!(problems.iter().count() > 0);
+            proptest::prop_assert!(problems.iter().all(|problem| problem.place.starts_with("c.toml:")));
+        }
+    }
+}
+
 #[test]
 fn an_unreadable_file_is_named() {
     let problems = load(Path::new("/nowhere/c.toml"), []).unwrap_err();
