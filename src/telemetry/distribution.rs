@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 
-/// The largest duration told apart, 60 s: six hundred times the longest an SSP waits. More is counted as this.
+/// The largest duration told apart, 60 s: six hundred times what an SSP waits. More is counted as this.
 const DURATION_NS_MAX: u64 = 60_000_000_000;
 
 /// The largest price told apart, 10,000 CPM; real ones end two orders of magnitude below.
@@ -42,8 +42,8 @@ impl Distribution {
     }
 
     /// Durations of DSP calls: two significant digits, in steps of no less than half a microsecond. At 22 kB
-    /// for each of 23 DSPs the whole set fits a core's L2 cache; with three digits it would be 3.2 MB, and most
-    /// calls a cache miss.
+    /// for each of 23 DSPs the whole set fits a core's L2 cache; with three digits it would be 3.2 MB, and
+    /// most calls a cache miss.
     pub(super) fn of_dsp() -> Self {
         Self::new(1_000, DURATION_NS_MAX, 2)
     }

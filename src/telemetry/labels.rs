@@ -237,7 +237,7 @@ impl CodeCounts {
         self.other += other.other;
     }
 
-    /// Each code that was given, in the order of first appearance, and last the rest as `None` if there is any.
+    /// Each code that was given, in the order of first appearance, and last the rest as `None`, if any.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
         let known = self.codes[..self.used].iter().copied().map(Some).zip(self.counts);
         known.chain((self.other > 0).then_some((None, self.other)))

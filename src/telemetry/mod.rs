@@ -9,8 +9,8 @@
 //!     ^------------- cleared intervals, to record into ---+
 //! ```
 //!
-//! An [`Interval`](interval) is a box of counters: it is swapped, sent, added up, cleared and sent home, and so
-//! a shard never touches the allocator for it and never pays for the clearing either.
+//! An interval is a box of counters: it is swapped, sent, added up, cleared and sent home, and so a shard
+//! never touches the allocator for it and never pays for the clearing either.
 
 mod distribution;
 mod interval;

@@ -22,8 +22,8 @@ const LAST_HAND_OVER: Duration = Duration::from_millis(250);
 /// Starts collecting from up to `shards` shards at once: the first goes to whoever starts shards, the second
 /// to the housekeeping thread.
 pub fn channel(shards: usize) -> (Recorders, Merged) {
-    // One interval of each shard travels at a time; twice that, because a shard that restarts or reloads has two
-    // recorders for a moment.
+    // One interval of each shard travels at a time; twice that, because a shard that restarts or reloads has
+    // two recorders for a moment.
     let (outbox, inbox) = bounded(2 * shards.max(1));
     let process = Arc::new(ProcessCounters::default());
     let merged = Merged::new(inbox, Arc::clone(&process));
