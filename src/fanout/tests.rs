@@ -25,7 +25,7 @@ struct Script {
     seen: RefCell<Vec<(u16, bool, usize)>>,
 }
 
-impl Transport for Rc<Script> {
+impl Transport for Script {
     fn start(&self, call: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
         self.seen
             .borrow_mut()

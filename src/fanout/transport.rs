@@ -1,5 +1,6 @@
 //! The seam between asking and the wire: a pool of connections in production, a simulated network in the tests.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::{CallFailure, DspId, Ticket};
@@ -16,6 +17,16 @@ pub trait Transport {
     /// The answer of this connection was not the one to the question (its id is another's): whatever else comes
     /// on it cannot be trusted, so it is closed.
     fn distrust(&self, connection: u64);
+}
+
+impl<T: Transport + ?Sized> Transport for Rc<T> {
+    fn start(&self, call: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
+        (**self).start(call, ticket, now)
+    }
+
+    fn distrust(&self, connection: u64) {
+        (**self).distrust(connection);
+    }
 }
 
 /// One request on its way out.

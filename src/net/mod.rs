@@ -11,7 +11,7 @@ mod socket;
 mod stream;
 mod timer;
 
-pub use listener::{Listener, bind};
+pub use listener::{Listener, bind, local_address};
 pub use readiness::{Interest, Readiness, Ready};
 pub use signal::Signal;
 pub use socket::{Progress, Socket};

@@ -1,1 +1,232 @@
-//! Keeps shards running and ends the process cleanly.
+//! Keeps shards running and ends the process cleanly: starts a shard per core, starts one again that died, and gives
+//! up, with an exit code for systemd, when they die too often.
+
+mod blueprint;
+mod intensity;
+mod signals;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, select, unbounded};
+
+use crate::clock::{self, Instant};
+use crate::config::Config;
+use crate::net;
+use crate::shard::{self, Blueprint, Command, Event, Post};
+use crate::telemetry::{self, Recorders, Roster};
+
+pub use blueprint::{StartError, StartErrors};
+use intensity::Intensity;
+
+/// Past `server.drain_ms` a shard has this long to close its sockets before it is left behind.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+
+/// Everything that is needed to start, worked out and found good: what `serve --check` checks.
+#[derive(Debug)]
+pub struct Prepared {
+    blueprint: Arc<Blueprint>,
+    roster: Arc<Roster>,
+    cores: Vec<usize>,
+    listen: SocketAddr,
+}
+
+impl Prepared {
+    /// Works out of a checked configuration what shards are made of; resolves the DSPs' names.
+    ///
+    /// # Errors
+    /// Everything that stands in the way.
+    pub fn new(config: &Config) -> Result<Self, StartErrors> {
+        blueprint::prepare(config)
+    }
+}
+
+/// How the process is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked.
+    Drained,
+    /// A second signal came while draining.
+    AtOnce,
+    /// Shards died more often than restarting them makes sense.
+    GivenUp,
+}
+
+/// Runs the exchange until a signal ends it. `on_ready` is called once, when every shard accepts connections.
+///
+/// # Errors
+/// When it cannot be started: an address in use, no io_uring.
+pub fn run(prepared: &Prepared, on_ready: impl FnOnce(SocketAddr)) -> io::Result<Ended> {
+    let signals = signals::listen()?;
+    let mut supervisor = Supervisor::start(prepared)?;
+    if supervisor.wait_until_ready() {
+        on_ready(supervisor.address);
+        supervisor.watch(&signals);
+    }
+    Ok(supervisor.end(&signals, prepared.blueprint.drain))
+}
+
+struct Supervisor {
+    blueprint: Arc<Blueprint>,
+    roster: Arc<Roster>,
+    recorders: Recorders,
+    address: SocketAddr,
+    shards: Vec<Shard>,
+    events: Receiver<Event>,
+    reports_to: Sender<Event>,
+    intensity: Intensity,
+    given_up: bool,
+}
+
+struct Shard {
+    core: usize,
+    /// Kept open here, so that connections made while a shard is being restarted wait instead of being refused.
+    listener: OwnedFd,
+    commands: Sender<Command>,
+    handle: Option<shard::Handle>,
+}
+
+impl Supervisor {
+    fn start(prepared: &Prepared) -> io::Result<Self> {
+        let (recorders, _merged) = telemetry::channel(prepared.cores.len());
+        let (reports_to, events) = unbounded();
+        let mut supervisor = Self {
+            blueprint: Arc::clone(&prepared.blueprint),
+            roster: Arc::clone(&prepared.roster),
+            recorders,
+            address: prepared.listen,
+            shards: Vec::new(),
+            events,
+            reports_to,
+            intensity: Intensity::default(),
+            given_up: false,
+        };
+        for &core in &prepared.cores {
+            let listener = net::bind(supervisor.address)?;
+            supervisor.address = net::local_address(&listener)?;
+            let (commands, _) = bounded(1);
+            supervisor.shards.push(Shard {
+                core,
+                listener,
+                commands,
+                handle: None,
+            });
+        }
+        for index in 0..supervisor.shards.len() {
+            supervisor.start_shard(index)?;
+        }
+        Ok(supervisor)
+    }
+
+    fn start_shard(&mut self, index: usize) -> io::Result<()> {
+        let shard = &mut self.shards[index];
+        let (commands, receives) = bounded(1);
+        let post = Post {
+            index,
+            core: shard.core,
+            listener: shard.listener.try_clone()?,
+            commands: receives,
+            events: self.reports_to.clone(),
+        };
+        let blueprint = Arc::clone(&self.blueprint);
+        shard.handle = Some(shard::spawn(
+            blueprint,
+            post,
+            &self.recorders,
+            Arc::clone(&self.roster),
+        )?);
+        shard.commands = commands;
+        Ok(())
+    }
+
+    /// False when a shard cannot even start: trying again would not help.
+    fn wait_until_ready(&mut self) -> bool {
+        for _ in 0..self.shards.len() {
+            match self.events.recv() {
+                Ok(Event::Ready(_)) => {}
+                Ok(Event::Ended(index)) => {
+                    self.bury(index);
+                    self.given_up = true;
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Restarts shards that die, until it is time to end.
+    fn watch(&mut self, signals: &Receiver<signals::Ask>) {
+        let events = self.events.clone();
+        while !self.given_up {
+            select! {
+                recv(signals) -> ask => match ask {
+                    Ok(signals::Ask::End) | Err(_) => return,
+                },
+                recv(events) -> event => if let Ok(Event::Ended(index)) = event {
+                    self.replace(index, clock::now());
+                },
+            }
+        }
+    }
+
+    fn replace(&mut self, index: usize, now: Instant) {
+        self.bury(index);
+        self.recorders.process().shard_panicked();
+        if !self.intensity.allows(now) {
+            tracing::error!("shards die too often; giving up");
+            self.given_up = true;
+            return;
+        }
+        match self.start_shard(index) {
+            Ok(()) => self.recorders.process().shard_restarted(),
+            Err(error) => {
+                tracing::error!(shard = index, %error, "cannot start the shard again; giving up");
+                self.given_up = true;
+            }
+        }
+    }
+
+    /// Joins a shard that is gone and says how it went.
+    fn bury(&mut self, index: usize) {
+        let Some(handle) = self.shards[index].handle.take() else {
+            return;
+        };
+        match handle.join() {
+            Ok(Ok(())) => tracing::debug!(shard = index, "shard drained"),
+            Ok(Err(error)) => tracing::error!(shard = index, %error, "shard failed"),
+            Err(error) => tracing::error!(shard = index, %error, "shard died"),
+        }
+    }
+
+    /// Has every shard drain, and waits for them.
+    fn end(mut self, signals: &Receiver<signals::Ask>, drain: Duration) -> Ended {
+        for shard in &self.shards {
+            // A shard that is gone already has nothing to drain.
+            let _gone = shard.commands.try_send(Command::Drain);
+        }
+        let deadline = clock::now().after(drain + DRAIN_GRACE);
+        let events = self.events.clone();
+        while self.shards.iter().any(|shard| shard.handle.is_some()) {
+            let left = deadline.since(clock::now());
+            select! {
+                recv(signals) -> _ => return Ended::AtOnce,
+                recv(events) -> event => if let Ok(Event::Ended(index)) = event {
+                    self.bury(index);
+                },
+                default(left) => {
+                    tracing::error!("a shard does not end; leaving it behind");
+                    break;
+                }
+            }
+        }
+        if self.given_up {
+            Ended::GivenUp
+        } else {
+            Ended::Drained
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The shard's engine: takes what has become ready on the DSP connections and what has come due on the wheel, lets the
+//! orchestrations run, and sleeps when there is nothing.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+
+use crate::clock::{self, Timers};
+use crate::fanout::Http1Pool;
+use crate::net::{self, Readiness};
+use crate::telemetry::Recorder;
+
+/// Starts the engine. Without its readiness set a shard can do nothing: why that failed shows in what is returned, and
+/// the shard then ends, so that the supervisor starts another.
+pub(super) fn start(
+    readiness: &Rc<Readiness>,
+    pool: &Rc<Http1Pool>,
+    timers: &Rc<Timers>,
+    recorder: &Rc<Recorder>,
+) -> Rc<Cell<Option<io::Error>>> {
+    let failure = Rc::new(Cell::new(None));
+    let driver = Driver {
+        readiness: Rc::clone(readiness),
+        pool: Rc::clone(pool),
+        timers: Rc::clone(timers),
+        recorder: Rc::clone(recorder),
+    };
+    let tells = Rc::clone(&failure);
+    net::spawn(async move {
+        let Err(error) = driver.run().await;
+        tells.set(Some(error));
+    });
+    failure
+}
+
+struct Driver {
+    readiness: Rc<Readiness>,
+    pool: Rc<Http1Pool>,
+    timers: Rc<Timers>,
+    recorder: Rc<Recorder>,
+}
+
+impl Driver {
+    async fn run(&self) -> io::Result<Infallible> {
+        loop {
+            let now = clock::now();
+            let moved = self.pool.turn(now)?;
+            self.timers.advance(now);
+            if moved == 0 {
+                self.readiness.wait().await?;
+                continue;
+            }
+            // Everything that was woken runs now; how long until it is this task's turn again is how long a DSP's
+            // answer may lie unread.
+            net::yield_now().await;
+            let stall = clock::now().since(now);
+            self.recorder
+                .loop_stall(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+}
