@@ -58,7 +58,7 @@ impl<'a> Splice<'a> {
 
     /// How long [`encode`](Self::encode) comes out.
     #[must_use]
-    pub fn len(&self, tmax_ms: u32) -> usize {
+    pub fn encoded_len(&self, tmax_ms: u32) -> usize {
         self.body.len() - self.place.range().len() + Tmax::new(tmax_ms, self.is_new).text().len()
     }
 
