@@ -140,19 +140,30 @@ mod tests {
     use crate::openrtb::{AuctionType, BidFault, Inventory, Media, NumberText, Splice};
 
     fn parser() -> Parser {
-        Parser::new(Limits { imps_max: 3, deals_max: 2, bids_max: 3, ..Limits::default() })
+        Parser::new(Limits {
+            imps_max: 3,
+            deals_max: 2,
+            bids_max: 3,
+            ..Limits::default()
+        })
     }
 
     /// What is said about a request with this in the top level, next to `id` and a sound imp.
     #[track_caller]
     fn check(members: &str, verdict: &str) {
-        check_body(&format!(r#"{{"id":"r","imp":[{{"id":"1","banner":{{}}}}]{members}}}"#), verdict);
+        check_body(
+            &format!(r#"{{"id":"r","imp":[{{"id":"1","banner":{{}}}}]{members}}}"#),
+            verdict,
+        );
     }
 
     /// The same for an imp with this next to its `id` and `banner`.
     #[track_caller]
     fn check_imp(members: &str, verdict: &str) {
-        check_body(&format!(r#"{{"id":"r","imp":[{{"id":"1","banner":{{}}{members}}}]}}"#), verdict);
+        check_body(
+            &format!(r#"{{"id":"r","imp":[{{"id":"1","banner":{{}}{members}}}]}}"#),
+            verdict,
+        );
     }
 
     #[track_caller]
@@ -174,21 +185,51 @@ mod tests {
         check_body("{}", "id: required\nimp: required");
         check_body(r#"{"id":"","imp":[]}"#, "id: required\nimp: required");
         check_body(r#"{"id":null,"imp":null}"#, "id: required\nimp: required");
-        check_body(r#"{"id":7,"imp":{}}"#, "id: must be a string, is a number\nimp: must be an array of objects, is an object");
-        check_body(r#"{"id":"r","imp":[null,7]}"#, "imp[0]: must be an object, is null\nimp[1]: must be an object, is a number");
+        check_body(
+            r#"{"id":7,"imp":{}}"#,
+            "id: must be a string, is a number\nimp: must be an array of objects, is an object",
+        );
+        check_body(
+            r#"{"id":"r","imp":[null,7]}"#,
+            "imp[0]: must be an object, is null\nimp[1]: must be an object, is a number",
+        );
 
-        check(r#","site":{},"app":{}"#, "must contain at most one of site, app, dooh");
+        check(
+            r#","site":{},"app":{}"#,
+            "must contain at most one of site, app, dooh",
+        );
         check(r#","site":{},"app":null"#, "ok");
         check(r#","device":"x""#, "device: must be an object, is a string");
-        check(r#","device":{"w":"ff"}"#, "device.w: must be an integer, is a string");
+        check(
+            r#","device":{"w":"ff"}"#,
+            "device.w: must be an integer, is a string",
+        );
         check(r#","device":{"w":-1}"#, "device.w: must not be negative");
-        check(r#","device":{"w":1.5}"#, "device.w: must be an integer, is a fraction");
-        check(r#","device":{"w":"728","h":90.0,"dnt":true,"carrier":70092,"geo":{"lat":"50.5"}}"#, "ok");
-        check(r#","user":{"geo":{"lat":"ff"}}"#, "user.geo.lat: must be a number, is a string");
-        check(r#","user":{"geo":{"lat":"NaN"}}"#, "user.geo.lat: must be a number, is a string");
-        check(r#","site":{"cat":"IAB1","content":{"data":{"segment":[{"id":1}]}}}"#, "ok");
+        check(
+            r#","device":{"w":1.5}"#,
+            "device.w: must be an integer, is a fraction",
+        );
+        check(
+            r#","device":{"w":"728","h":90.0,"dnt":true,"carrier":70092,"geo":{"lat":"50.5"}}"#,
+            "ok",
+        );
+        check(
+            r#","user":{"geo":{"lat":"ff"}}"#,
+            "user.geo.lat: must be a number, is a string",
+        );
+        check(
+            r#","user":{"geo":{"lat":"NaN"}}"#,
+            "user.geo.lat: must be a number, is a string",
+        );
+        check(
+            r#","site":{"cat":"IAB1","content":{"data":{"segment":[{"id":1}]}}}"#,
+            "ok",
+        );
         check(r#","source":{"schain":{"nodes":[{}]}}"#, "ok");
-        check(r#","source":{"fd":"1"}"#, "source.fd: must be an integer, is a string");
+        check(
+            r#","source":{"fd":"1"}"#,
+            "source.fd: must be an integer, is a string",
+        );
         check(r#","bcat":[26,"IAB1"]"#, "ok");
         check(r#","bcat":[{}]"#, "bcat[0]: must be a string, is an object");
         check(r#","cur":"USD""#, "cur: must be an array of strings, is a string");
@@ -217,7 +258,9 @@ mod tests {
     fn imps_are_told_apart_and_have_something_to_sell() {
         let imps = |imps: &str| format!(r#"{{"id":"r","imp":[{imps}]}}"#);
         check_body(
-            &imps(r#"{"id":"1","banner":{}},{"id":"2","video":{"mimes":["a"]}},{"id":"1","audio":{"mimes":["a"]}}"#),
+            &imps(
+                r#"{"id":"1","banner":{}},{"id":"2","video":{"mimes":["a"]}},{"id":"1","audio":{"mimes":["a"]}}"#,
+            ),
             r#"imp[0].id and imp[2].id are both "1": imp ids must be unique"#,
         );
         check_body(
@@ -227,19 +270,37 @@ mod tests {
              imp[2]: must contain at least one of banner, video, audio, native\n\
              imp[2].id: required",
         );
-        check_body(&imps(&[r#"{"id":"1","banner":{}}"#; 4].join(",")), "imp: must not have more than 3 elements");
+        check_body(
+            &imps(&[r#"{"id":"1","banner":{}}"#; 4].join(",")),
+            "imp: must not have more than 3 elements",
+        );
         check_imp(r#","video":{"mimes":[]}"#, "imp[0].video.mimes: required");
         check_imp(r#","audio":{"mimes":null}"#, "imp[0].audio.mimes: required");
         check_imp(r#","native":{"request":""}"#, "imp[0].native.request: required");
-        check_imp(r#","native":{"request":{}}"#, "imp[0].native.request: must be a string, is an object");
+        check_imp(
+            r#","native":{"request":{}}"#,
+            "imp[0].native.request: must be a string, is an object",
+        );
         check_imp(r#","video":7"#, "imp[0].video: must be an object, is a number");
-        check_imp(r#","metric":[{"type":"v","value":0.5},{"type":"v"}]"#, "imp[0].metric[1].value: required");
-        check_imp(r#","qty":{"sourcetype":1,"multiplier":2}"#, "imp[0].qty.vendor: required");
+        check_imp(
+            r#","metric":[{"type":"v","value":0.5},{"type":"v"}]"#,
+            "imp[0].metric[1].value: required",
+        );
+        check_imp(
+            r#","qty":{"sourcetype":1,"multiplier":2}"#,
+            "imp[0].qty.vendor: required",
+        );
         check_imp(r#","qty":{}"#, "imp[0].qty.multiplier: required");
         check_imp(r#","ext":"odd""#, "ok");
-        check_imp(r#","ext":{"big":123456789012345678901234567890,"a":1,"a":2}"#, "ok");
+        check_imp(
+            r#","ext":{"big":123456789012345678901234567890,"a":1,"a":2}"#,
+            "ok",
+        );
         check_imp(&format!(r#","ext":{}{}"#, "[".repeat(29), "]".repeat(29)), "ok");
-        check_imp(&format!(r#","ext":{}{}"#, "[".repeat(30), "]".repeat(30)), "nested deeper than 32");
+        check_imp(
+            &format!(r#","ext":{}{}"#, "[".repeat(30), "]".repeat(30)),
+            "nested deeper than 32",
+        );
     }
 
     #[test]
@@ -247,26 +308,51 @@ mod tests {
         check_imp(r#","bidfloor":0.5,"bidfloorcur":"EUR""#, "ok");
         check_imp(r#","bidfloor":-0.0"#, "ok");
         check_imp(r#","bidfloor":-0.01"#, "imp[0].bidfloor: must not be negative");
-        check_imp(r#","bidfloor":"0.5""#, "imp[0].bidfloor: must be a number, is a string");
-        check_imp(r#","bidfloor":1,"bidfloor":2"#, "imp[0].bidfloor: is there more than once");
-        check_imp(r#","bidfloorcur":1"#, "imp[0].bidfloorcur: must be a string, is a number");
-        check_imp(r#","pmp":{"deals":[{"id":"d","bidfloor":-1}]}"#, "imp[0].pmp.deals[0].bidfloor: must not be negative");
-        check_imp(r#","pmp":{"deals":[{"at":3}]}"#, "imp[0].pmp.deals[0].id: required");
-        check_imp(r#","pmp":{"deals":[{"id":"d","at":4}]}"#, "imp[0].pmp.deals[0].at: must be 1, 2, 500 or above, or in a deal 3");
-        check_imp(r#","pmp":{"private_auction":true}"#, "imp[0].pmp.private_auction: must be an integer, is a boolean");
+        check_imp(
+            r#","bidfloor":"0.5""#,
+            "imp[0].bidfloor: must be a number, is a string",
+        );
+        check_imp(
+            r#","bidfloor":1,"bidfloor":2"#,
+            "imp[0].bidfloor: is there more than once",
+        );
+        check_imp(
+            r#","bidfloorcur":1"#,
+            "imp[0].bidfloorcur: must be a string, is a number",
+        );
+        check_imp(
+            r#","pmp":{"deals":[{"id":"d","bidfloor":-1}]}"#,
+            "imp[0].pmp.deals[0].bidfloor: must not be negative",
+        );
+        check_imp(
+            r#","pmp":{"deals":[{"at":3}]}"#,
+            "imp[0].pmp.deals[0].id: required",
+        );
+        check_imp(
+            r#","pmp":{"deals":[{"id":"d","at":4}]}"#,
+            "imp[0].pmp.deals[0].at: must be 1, 2, 500 or above, or in a deal 3",
+        );
+        check_imp(
+            r#","pmp":{"private_auction":true}"#,
+            "imp[0].pmp.private_auction: must be an integer, is a boolean",
+        );
         check_imp(
             r#","pmp":{"deals":[{"id":"a"},{"id":"b"},{"id":"c"}]}"#,
             "imp[0].pmp.deals: must not have more than 2 elements",
         );
-        check_imp(r#","video":{"mimes":["a"],"mincpmpersec":"1"}"#, "imp[0].video.mincpmpersec: must be a number, is a string");
+        check_imp(
+            r#","video":{"mimes":["a"],"mincpmpersec":"1"}"#,
+            "imp[0].video.mincpmpersec: must be a number, is a string",
+        );
     }
 
     #[test]
     fn no_more_problems_are_told_than_help() {
         let arena = Bump::new();
         let body = format!(r#"{{"id":"r","imp":[{}]}}"#, vec!["{}"; 50].join(","));
-        let invalid =
-            Parser::new(Limits::default()).parse_request(body.as_bytes(), &arena, &Validation::default()).unwrap_err();
+        let invalid = Parser::new(Limits::default())
+            .parse_request(body.as_bytes(), &arena, &Validation::default())
+            .unwrap_err();
         assert_eq!(invalid.problems().len(), crate::openrtb::PROBLEMS_MAX);
     }
 
@@ -274,15 +360,21 @@ mod tests {
     fn more_can_be_required() {
         let body = br#"{"id":"r","imp":[{"id":"1","banner":{}}],"device":{},"user":null}"#;
         let arena = Bump::new();
-        let mut check = |members: &[&str], verdict: &str| {
+        let check = |members: &[&str], verdict: &str| {
             let validation = Validation::requiring(members).unwrap();
-            let found = parser().parse_request(body, &arena, &validation).map(drop).map_err(|invalid| invalid.to_string());
+            let found = parser()
+                .parse_request(body, &arena, &validation)
+                .map(drop)
+                .map_err(|invalid| invalid.to_string());
             assert_eq!(found.err().unwrap_or_default(), verdict, "{members:?}");
         };
         check(&["device"], "");
         check(&["id", "imp", "device", "user"], "user: required");
         check(&["site", "user"], "site: required\nuser: required");
-        assert_eq!(Validation::requiring(&["devise"]).unwrap_err().to_string(), r#""devise" is not a member of an OpenRTB bid request"#);
+        assert_eq!(
+            Validation::requiring(&["devise"]).unwrap_err().to_string(),
+            r#""devise" is not a member of an OpenRTB bid request"#
+        );
     }
 
     #[test]
@@ -292,21 +384,40 @@ mod tests {
             "native":{"request":"{}"}, "bidfloor" : 0.50 , "bidfloorcur":"EUR", "secure":1, "exp":60, "pmp":{
             "private_auction":1,"deals":[{"id":"d","bidfloor":1e0,"at":3,"wseat":["x"],"wadomain":["a.com"],"guar":1}]}}]} "#;
         let arena = Bump::new();
-        let request = parser().parse_request(body.as_bytes(), &arena, &Validation::default()).unwrap();
+        let request = parser()
+            .parse_request(body.as_bytes(), &arena, &Validation::default())
+            .unwrap();
         assert_eq!((request.id, request.id_raw), ("ab", br#""a\u0062""#.as_slice()));
-        assert_eq!((request.tmax_ms, request.at), (Some(120), AuctionType::FirstPrice));
-        assert_eq!((request.cur, request.wseat), (["EUR", "USD"].as_slice(), ["s"].as_slice()));
-        assert_eq!((request.bcat, request.badv), (["IAB1", "26"].as_slice(), ["b.com"].as_slice()));
+        assert_eq!(
+            (request.tmax_ms, request.at),
+            (Some(120), AuctionType::FirstPrice)
+        );
+        assert_eq!(
+            (request.cur, request.wseat),
+            (["EUR", "USD"].as_slice(), ["s"].as_slice())
+        );
+        assert_eq!(
+            (request.bcat, request.badv),
+            (["IAB1", "26"].as_slice(), ["b.com"].as_slice())
+        );
         assert_eq!(request.inventory, Some(Inventory::App));
         assert!(request.test && request.upstream_decides && request.has_device && !request.has_user);
 
         let imp = request.imps[0];
-        assert!(imp.media.contains(Media::BANNER) && imp.media.offers(4) && !imp.media.offers(2) && !imp.media.offers(64));
+        assert!(
+            imp.media.contains(Media::BANNER)
+                && imp.media.offers(4)
+                && !imp.media.offers(2)
+                && !imp.media.offers(64)
+        );
         assert_eq!(imp.floor.map(NumberText::as_bytes), Some(b"0.50".as_slice()));
         assert_eq!((imp.floor_cur, imp.exp_s), (Some("EUR"), Some(60)));
         assert!(imp.private_auction && imp.secure);
         let deal = imp.deals[0];
-        assert_eq!((deal.id, deal.floor.map(NumberText::as_bytes)), ("d", Some(b"1e0".as_slice())));
+        assert_eq!(
+            (deal.id, deal.floor.map(NumberText::as_bytes)),
+            ("d", Some(b"1e0".as_slice()))
+        );
         assert_eq!((deal.floor_cur, deal.at), (None, Some(AuctionType::FixedPrice)));
         assert!(deal.guaranteed && deal.wseat == ["x"] && deal.wadomain == ["a.com"]);
     }
@@ -314,9 +425,15 @@ mod tests {
     #[test]
     fn only_tmax_is_changed_for_a_dsp() {
         let check = |tmax: &str, sent: &str| {
-            let request = |tmax: &str| format!(r#"{{{tmax}"id":"r","imp":[{{"id":"1","banner":{{}},"tmax":7}}],"ext":{{"tmax":9}}}}"#);
+            let request = |tmax: &str| {
+                format!(
+                    r#"{{{tmax}"id":"r","imp":[{{"id":"1","banner":{{}},"tmax":7}}],"ext":{{"tmax":9}}}}"#
+                )
+            };
             let (body, arena) = (request(tmax), Bump::new());
-            let request_read = parser().parse_request(body.as_bytes(), &arena, &Validation::default()).unwrap();
+            let request_read = parser()
+                .parse_request(body.as_bytes(), &arena, &Validation::default())
+                .unwrap();
             let encoded = Splice::new(&request_read).encode(87, &arena);
             assert_eq!(std::str::from_utf8(encoded).unwrap(), request(sent));
         };
@@ -331,16 +448,26 @@ mod tests {
     fn check_response(body: &str, verdict: Result<(usize, &[BidFault]), BadResponse>) {
         let arena = Bump::new();
         let response = parser().parse_response(body.as_bytes(), &arena);
-        let faults: Vec<BidFault> =
-            response.iter().flat_map(|response| response.bad_bids).map(|bad| bad.fault).collect();
+        let faults: Vec<BidFault> = response
+            .iter()
+            .flat_map(|response| response.bad_bids)
+            .map(|bad| bad.fault)
+            .collect();
         let found = response.map(|response| (response.bids().count(), faults.as_slice()));
         assert_eq!(found, verdict, "{body}");
     }
 
     #[test]
     fn a_no_bid_has_many_forms_and_a_broken_answer_is_told_from_it() {
-        let no_bids =
-            ["", " \n", "{}", r#"{"nbr":2}"#, r#"{"seatbid":[]}"#, r#"{"seatbid":null}"#, r#"{"seatbid":[{"bid":[]}]}"#];
+        let no_bids = [
+            "",
+            " \n",
+            "{}",
+            r#"{"nbr":2}"#,
+            r#"{"seatbid":[]}"#,
+            r#"{"seatbid":null}"#,
+            r#"{"seatbid":[{"bid":[]}]}"#,
+        ];
         for body in no_bids {
             check_response(body, Ok((0, &[])));
         }
@@ -352,32 +479,61 @@ mod tests {
         check_response(r#"{"seatbid":[[]]}"#, Err(BadResponse::BadMember("seatbid")));
         check_response(r#"{"seatbid":[{"bid":{}}]}"#, Err(BadResponse::BadMember("bid")));
         check_response(r#"{"id":1}"#, Err(BadResponse::BadMember("id")));
-        check_response(r#"{"cur":"USD","cur":"EUR"}"#, Err(BadResponse::RepeatedMember("cur")));
-        check_response(r#"{"seatbid":[{"bid":[0,0]},{"bid":[0,0]}]}"#, Err(BadResponse::TooManyBids));
+        check_response(
+            r#"{"cur":"USD","cur":"EUR"}"#,
+            Err(BadResponse::RepeatedMember("cur")),
+        );
+        check_response(
+            r#"{"seatbid":[{"bid":[0,0]},{"bid":[0,0]}]}"#,
+            Err(BadResponse::TooManyBids),
+        );
         check_response(r#"{"seatbid":[{},{},{},{}]}"#, Err(BadResponse::TooManyBids));
-        check_response(&format!("{}{}", "[".repeat(33), "]".repeat(33)), Err(BadResponse::TooDeep));
+        check_response(
+            &format!("{}{}", "[".repeat(33), "]".repeat(33)),
+            Err(BadResponse::TooDeep),
+        );
     }
 
     #[test]
     fn a_bad_bid_leaves_the_sound_ones_alone() {
-        use BidFault::{BadMember, NegativePrice, NoId, NoImpId, NoMarkup, NoPrice, NotAnObject, RepeatedMember};
+        use BidFault::{
+            BadMember, NegativePrice, NoId, NoImpId, NoMarkup, NoPrice, NotAnObject, RepeatedMember,
+        };
         let sound = r#"{"id":"1","impid":"1","price":1,"adm":"x"}"#;
         let check = |bid: &str, fault: BidFault| {
-            check_response(&format!(r#"{{"seatbid":[{{"bid":[{sound},{bid},{sound}]}}]}}"#), Ok((2, &[fault])));
+            check_response(
+                &format!(r#"{{"seatbid":[{{"bid":[{sound},{bid},{sound}]}}]}}"#),
+                Ok((2, &[fault])),
+            );
         };
         check("7", NotAnObject);
         check(r#"{"impid":"1","price":1,"adm":"x"}"#, NoId);
         check(r#"{"id":"1","impid":"","price":1,"adm":"x"}"#, NoImpId);
         check(r#"{"id":"1","impid":"1","price":null,"adm":"x"}"#, NoPrice);
         check(r#"{"id":"1","impid":"1","price":-0.1,"adm":"x"}"#, NegativePrice);
-        check(r#"{"id":"1","impid":"1","price":"1","adm":"x"}"#, BadMember("price"));
+        check(
+            r#"{"id":"1","impid":"1","price":"1","adm":"x"}"#,
+            BadMember("price"),
+        );
         check(r#"{"id":1,"impid":"1","price":1,"adm":"x"}"#, BadMember("id"));
         check(r#"{"id":"1","impid":"1","price":1,"adm":{}}"#, BadMember("adm"));
         check(r#"{"id":"1","impid":"1","price":1,"adm":""}"#, NoMarkup);
-        check(r#"{"id":"1","impid":"1","price":1,"adm":"x","mtype":"video"}"#, BadMember("mtype"));
-        check(r#"{"id":"1","impid":"1","price":1,"adm":"x","adomain":["a",1]}"#, BadMember("adomain"));
-        check(r#"{"id":"1","impid":"1","price":1,"price":2,"adm":"x"}"#, RepeatedMember("price"));
-        check(r#"{"id":"1","impid":"1","price":1,"\u0070rice":2,"adm":"x"}"#, RepeatedMember("price"));
+        check(
+            r#"{"id":"1","impid":"1","price":1,"adm":"x","mtype":"video"}"#,
+            BadMember("mtype"),
+        );
+        check(
+            r#"{"id":"1","impid":"1","price":1,"adm":"x","adomain":["a",1]}"#,
+            BadMember("adomain"),
+        );
+        check(
+            r#"{"id":"1","impid":"1","price":1,"price":2,"adm":"x"}"#,
+            RepeatedMember("price"),
+        );
+        check(
+            r#"{"id":"1","impid":"1","price":1,"\u0070rice":2,"adm":"x"}"#,
+            RepeatedMember("price"),
+        );
     }
 
     #[test]
@@ -387,17 +543,35 @@ mod tests {
             {"id":"x"}],"group":1,"seat":"s\u0031"}]}"#;
         let arena = Bump::new();
         let response = parser().parse_response(body.as_bytes(), &arena).unwrap();
-        assert_eq!((response.id, response.bidid, response.cur, response.nbr), (Some("r"), Some("b"), None, Some(8)));
+        assert_eq!(
+            (response.id, response.bidid, response.cur, response.nbr),
+            (Some("r"), Some("b"), None, Some(8))
+        );
         let (seat, bid) = response.bids().next().unwrap();
-        assert_eq!((seat.seat, seat.seat_raw), (Some("s1"), Some(br#""s\u0031""#.as_slice())));
+        assert_eq!(
+            (seat.seat, seat.seat_raw),
+            (Some("s1"), Some(br#""s\u0031""#.as_slice()))
+        );
         assert!(seat.group);
-        assert_eq!((bid.id, bid.impid, bid.nurl, bid.adm), ("1", "2", Some("n"), None));
-        assert_eq!((bid.w, bid.h, bid.mtype, bid.attr), (Some(300), Some(250), Some(1), [1, 2].as_slice()));
-        assert_eq!((bid.adomain, bid.cat), (["a.com"].as_slice(), ["IAB1"].as_slice()));
+        assert_eq!(
+            (bid.id, bid.impid, bid.nurl, bid.adm),
+            ("1", "2", Some("n"), None)
+        );
+        assert_eq!(
+            (bid.w, bid.h, bid.mtype, bid.attr),
+            (Some(300), Some(250), Some(1), [1, 2].as_slice())
+        );
+        assert_eq!(
+            (bid.adomain, bid.cat),
+            (["a.com"].as_slice(), ["IAB1"].as_slice())
+        );
         assert_eq!(bid.price.as_bytes(), b"1.50");
         assert_eq!(&bid.raw[bid.price_span.range()], b"1.50");
         assert!(bid.raw.starts_with(b"{") && bid.raw.ends_with(br#""ext":{"price":9}}"#));
         let bad = response.bad_bids[0];
-        assert_eq!((bad.seat, bad.id, bad.raw), (Some("s1"), Some("x"), br#"{"id":"x"}"#.as_slice()));
+        assert_eq!(
+            (bad.seat, bad.id, bad.raw),
+            (Some("s1"), Some("x"), br#"{"id":"x"}"#.as_slice())
+        );
     }
 }

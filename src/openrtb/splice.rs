@@ -121,3 +121,44 @@ impl Tmax {
         &self.text[self.start..self.end]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_are_made_in_their_places_and_nowhere_else() {
+        let check = |edits: &[(usize, usize, &'static str)], wanted: &str| {
+            let edit = |(start, end, text): &(usize, usize, &'static str)| Edit {
+                span: Span {
+                    start: *start,
+                    end: *end,
+                },
+                text: text.as_bytes(),
+            };
+            let edits: Vec<Edit<'_>> = edits.iter().map(edit).collect();
+            assert_eq!(
+                std::str::from_utf8(splice(b"0123456789", &edits, &Bump::new())).unwrap(),
+                wanted
+            );
+        };
+        check(&[], "0123456789");
+        check(&[(2, 4, "abc")], "01abc456789");
+        check(
+            &[(0, 0, "a"), (0, 1, ""), (5, 5, "b"), (10, 10, "c")],
+            "a1234b56789c",
+        );
+        check(&[(0, 10, "")], "");
+    }
+
+    #[test]
+    fn tmax_is_written_in_full() {
+        for (tmax_ms, text) in [(0, "0"), (7, "7"), (120, "120"), (u32::MAX, "4294967295")] {
+            assert_eq!(Tmax::new(tmax_ms, false).text(), text.as_bytes());
+            assert_eq!(
+                Tmax::new(tmax_ms, true).text(),
+                format!(r#""tmax":{text},"#).as_bytes()
+            );
+        }
+    }
+}

@@ -93,3 +93,59 @@ fn write_string(out: &mut Vec<u8>, text: &str) {
     }
     out.push(b'"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openrtb::{Limits, Parser};
+    use bumpalo::Bump;
+
+    #[test]
+    fn winners_stand_in_their_seats_with_their_price_changed() {
+        let body =
+            br#"{"seatbid":[{"bid":[{"id":"a","impid":"1","price" : 2.5e0 ,"adm":"x","ext":{"price":9}}]}]}"#;
+        let arena = Bump::new();
+        let response = Parser::new(Limits::default())
+            .parse_response(body, &arena)
+            .unwrap();
+        let (_, bid) = response.bids().next().unwrap();
+        let check = |seats: &[Seat<'_>], seatbid: &str| {
+            let wins: Vec<Win<'_>> = seats
+                .iter()
+                .map(|seat| Win {
+                    seat: *seat,
+                    bid,
+                    price: "1.01",
+                })
+                .collect();
+            let mut out = b"head ".to_vec();
+            write_response(&mut out, br#""r\u0031""#, "EUR", &wins);
+            let wanted = format!(r#"head {{"id":"r\u0031","cur":"EUR","seatbid":[{seatbid}]}}"#);
+            let bid = r#"{"id":"a","impid":"1","price" : 1.01 ,"adm":"x","ext":{"price":9}}"#;
+            assert_eq!(std::str::from_utf8(&out).unwrap(), wanted.replace('@', bid));
+        };
+        let (s, t) = (Seat::Raw(br#""s""#), Seat::Raw(br#""\u0074""#));
+        check(&[], "");
+        check(&[s], r#"{"seat":"s","bid":[@]}"#);
+        check(
+            &[s, t, s],
+            r#"{"seat":"s","bid":[@,@]},{"seat":"\u0074","bid":[@]}"#,
+        );
+        check(
+            &[Seat::Name("d\"\\\n\u{1f}é")],
+            r#"{"seat":"d\"\\\u000a\u001fé","bid":[@]}"#,
+        );
+    }
+
+    #[test]
+    fn a_no_bid_says_why_if_asked() {
+        for (nbr, wanted) in [
+            (None, r#"{"id":"1","seatbid":[]}"#),
+            (Some(15), r#"{"id":"1","seatbid":[],"nbr":15}"#),
+        ] {
+            let mut out = Vec::new();
+            write_no_bid(&mut out, br#""1""#, nbr);
+            assert_eq!(out, wanted.as_bytes());
+        }
+    }
+}
