@@ -1,10 +1,13 @@
 //! The `corebid` command line: see `--help`.
 
+mod demo;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use corebid::config::{self, Config};
+use corebid::config::{self, Config, LogFormat, LogLevel};
 use corebid::supervisor::{self, Ended, Prepared};
 
 /// An OpenRTB ad exchange: one pinned executor per core, second-price auctions in typed money.
@@ -17,7 +20,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the exchange in front of 23 simulated DSPs, and print a request to try.
+    ///
+    /// Listens on 127.0.0.1:8080 for bid requests and on 127.0.0.1:9090 for operators; COREBID_SERVER__LISTEN and
+    /// COREBID_SERVER__ADMIN in the environment change that.
+    Demo,
     /// Run the exchange.
+    ///
+    /// SIGTERM and SIGINT drain it: /readyz answers 503, no more connections are taken, what is in flight is finished
+    /// within server.drain_ms. A second one ends it at once.
     Serve {
         /// The configuration (TOML); any value can be overridden by COREBID_SECTION__KEY in the environment.
         #[arg(long, value_name = "FILE")]
@@ -33,6 +44,7 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Demo => demo::run(),
         Command::Serve { config, check } => serve(&config, check),
     }
 }
@@ -50,22 +62,55 @@ fn serve(path: &Path, check: bool) -> ExitCode {
         println!("{}: good; {} DSPs", path.display(), config.dsps().len());
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let ended = supervisor::run(&prepared, |address| {
-        tracing::info!(%address, dsps = config.dsps().len(), "ready");
-    });
+    start_log(config.log().level, config.log().format);
+    exit_code(supervisor::run(&prepared, |addresses| {
+        tracing::info!(
+            listen = %addresses.main,
+            admin = %addresses.admin,
+            shards = addresses.shards,
+            dsps = config.dsps().len(),
+            "ready"
+        );
+    }))
+}
+
+fn load(path: &Path) -> Result<(Config, Prepared), String> {
+    let config = config::load(path, environment()).map_err(|problems| problems.to_string())?;
+    let prepared = Prepared::new(&config).map_err(|errors| errors.to_string())?;
+    Ok((config, prepared))
+}
+
+/// The environment's variables that are text; ours are.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Logs go to standard error: standard output belongs to what a command prints.
+fn start_log(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn exit_code(ended: io::Result<Ended>) -> ExitCode {
     match ended {
         Ok(Ended::Drained) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce | Ended::GivenUp) => ExitCode::FAILURE,
         Err(error) => {
-            tracing::error!(%error, "cannot start");
+            eprintln!("cannot start: {error}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn load(path: &Path) -> Result<(Config, Prepared), String> {
-    let config = config::load(path, std::env::vars()).map_err(|problems| problems.to_string())?;
-    let prepared = Prepared::new(&config).map_err(|errors| errors.to_string())?;
-    Ok((config, prepared))
 }

@@ -131,6 +131,8 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
         roster: Arc::new(Roster::new(names, currency.as_str())),
         cores,
         listen: server.listen,
+        admin: server.admin,
+        effective_toml: config.effective_toml().to_owned(),
     })
 }
 

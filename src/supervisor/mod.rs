@@ -15,12 +15,14 @@ use crossbeam::channel::{Receiver, Sender, bounded, select, unbounded};
 
 use crate::clock::{self, Instant};
 use crate::config::Config;
+use crate::control::{self, Control, ControlOptions, Readiness, State};
 use crate::net;
 use crate::shard::{self, Blueprint, Command, Event, Post};
-use crate::telemetry::{self, Recorders, Roster};
+use crate::telemetry::{self, Merged, Recorders, Roster};
 
 pub use blueprint::{StartError, StartErrors};
 use intensity::Intensity;
+use signals::Ask;
 
 /// Past `server.drain_ms` a shard has this long to close its sockets before it is left behind.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
@@ -32,6 +34,19 @@ pub struct Prepared {
     roster: Arc<Roster>,
     cores: Vec<usize>,
     listen: SocketAddr,
+    admin: SocketAddr,
+    effective_toml: String,
+}
+
+/// Where a running exchange can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// By SSPs.
+    pub main: SocketAddr,
+    /// By operators.
+    pub admin: SocketAddr,
+    /// On so many shards.
+    pub shards: usize,
 }
 
 impl Prepared {
@@ -59,14 +74,47 @@ pub enum Ended {
 ///
 /// # Errors
 /// When it cannot be started: an address in use, no io_uring.
-pub fn run(prepared: &Prepared, on_ready: impl FnOnce(SocketAddr)) -> io::Result<Ended> {
-    let signals = signals::listen()?;
-    let mut supervisor = Supervisor::start(prepared)?;
+pub fn run(prepared: &Prepared, on_ready: impl FnOnce(Addresses)) -> io::Result<Ended> {
+    let (asks, asked) = unbounded();
+    signals::listen(asks.clone())?;
+    let (recorders, merged) = telemetry::channel(prepared.cores.len());
+    let readiness = Arc::new(Readiness::new());
+    let control = open_admin_port(prepared, merged, Arc::clone(&readiness), asks)?;
+    let mut supervisor = Supervisor::start(prepared, recorders)?;
     if supervisor.wait_until_ready() {
-        on_ready(supervisor.address);
-        supervisor.watch(&signals);
+        readiness.advance(State::Ready);
+        let shards = supervisor.shards.len();
+        on_ready(Addresses {
+            main: supervisor.address,
+            admin: control.address(),
+            shards,
+        });
+        supervisor.watch(&asked);
     }
-    Ok(supervisor.end(&signals, prepared.blueprint.drain))
+    readiness.advance(State::Draining);
+    Ok(supervisor.end(&asked, prepared.blueprint.drain))
+}
+
+fn open_admin_port(
+    prepared: &Prepared,
+    merged: Merged,
+    readiness: Arc<Readiness>,
+    asks: Sender<Ask>,
+) -> io::Result<Control> {
+    let options = ControlOptions {
+        listen: prepared.admin,
+        effective_toml: prepared.effective_toml.clone(),
+        limits: control::Limits::default(),
+    };
+    let drain = move |command| match command {
+        control::Command::Drain => asks.send(Ask::End).is_ok(),
+    };
+    Control::spawn(options, merged, readiness, Box::new(drain))
+        .map_err(|error| in_context(&format!("admin port {}", prepared.admin), &error))
+}
+
+fn in_context(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 struct Supervisor {
@@ -90,8 +138,7 @@ struct Shard {
 }
 
 impl Supervisor {
-    fn start(prepared: &Prepared) -> io::Result<Self> {
-        let (recorders, _merged) = telemetry::channel(prepared.cores.len());
+    fn start(prepared: &Prepared, recorders: Recorders) -> io::Result<Self> {
         let (reports_to, events) = unbounded();
         let mut supervisor = Self {
             blueprint: Arc::clone(&prepared.blueprint),
@@ -105,7 +152,8 @@ impl Supervisor {
             given_up: false,
         };
         for &core in &prepared.cores {
-            let listener = net::bind(supervisor.address)?;
+            let listener = net::bind(supervisor.address)
+                .map_err(|error| in_context(&format!("port {}", supervisor.address), &error))?;
             supervisor.address = net::local_address(&listener)?;
             let (commands, _) = bounded(1);
             supervisor.shards.push(Shard {
@@ -159,12 +207,12 @@ impl Supervisor {
     }
 
     /// Restarts shards that die, until it is time to end.
-    fn watch(&mut self, signals: &Receiver<signals::Ask>) {
+    fn watch(&mut self, asked: &Receiver<Ask>) {
         let events = self.events.clone();
         while !self.given_up {
             select! {
-                recv(signals) -> ask => match ask {
-                    Ok(signals::Ask::End) | Err(_) => return,
+                recv(asked) -> ask => match ask {
+                    Ok(Ask::End) | Err(_) => return,
                 },
                 recv(events) -> event => if let Ok(Event::Ended(index)) = event {
                     self.replace(index, clock::now());
@@ -203,7 +251,7 @@ impl Supervisor {
     }
 
     /// Has every shard drain, and waits for them.
-    fn end(mut self, signals: &Receiver<signals::Ask>, drain: Duration) -> Ended {
+    fn end(mut self, asked: &Receiver<Ask>, drain: Duration) -> Ended {
         for shard in &self.shards {
             // A shard that is gone already has nothing to drain.
             let _gone = shard.commands.try_send(Command::Drain);
@@ -213,7 +261,7 @@ impl Supervisor {
         while self.shards.iter().any(|shard| shard.handle.is_some()) {
             let left = deadline.since(clock::now());
             select! {
-                recv(signals) -> _ => return Ended::AtOnce,
+                recv(asked) -> _ => return Ended::AtOnce,
                 recv(events) -> event => if let Ok(Event::Ended(index)) = event {
                     self.bury(index);
                 },

@@ -1,13 +1,13 @@
-//! Signals, as messages.
+//! What the process is asked to do, by signal or from the admin port, as messages.
 
 use std::io;
 use std::thread;
 
-use crossbeam::channel::{Receiver, unbounded};
+use crossbeam::channel::Sender;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// What a signal asks for.
+/// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
     /// Drain and end; once more: end at once.
@@ -15,9 +15,8 @@ pub(super) enum Ask {
 }
 
 /// Turns SIGTERM and SIGINT into messages from here on.
-pub(super) fn listen() -> io::Result<Receiver<Ask>> {
+pub(super) fn listen(sends: Sender<Ask>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let (sends, receives) = unbounded();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _signal in signals.forever() {
             if sends.send(Ask::End).is_err() {
@@ -25,5 +24,5 @@ pub(super) fn listen() -> io::Result<Receiver<Ask>> {
             }
         }
     })?;
-    Ok(receives)
+    Ok(())
 }
