@@ -277,9 +277,10 @@ mod tests {
         check_imp(r#","video":{"mimes":[]}"#, "imp[0].video.mimes: required");
         check_imp(r#","audio":{"mimes":null}"#, "imp[0].audio.mimes: required");
         check_imp(r#","native":{"request":""}"#, "imp[0].native.request: required");
+        check_imp(r#","native":{"request":{"assets":[]}}"#, "ok");
         check_imp(
-            r#","native":{"request":{}}"#,
-            "imp[0].native.request: must be a string, is an object",
+            r#","native":{"request":7}"#,
+            "imp[0].native.request: must be a string, is a number",
         );
         check_imp(r#","video":7"#, "imp[0].video: must be an object, is a number");
         check_imp(
