@@ -1,2 +1,5 @@
 //! Open-loop SSP load generator and DSP simulator for OpenRTB exchanges.
 //! Never links the exchange: what it expects of an auction, it works out for itself.
+
+pub mod generate;
+pub mod oracle;

@@ -1,0 +1,7 @@
+//! The open-loop SSP.
+
+mod random;
+mod schedule;
+
+pub(crate) use random::Random;
+pub use schedule::Arrivals;
