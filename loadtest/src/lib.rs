@@ -1,5 +1,8 @@
 //! Open-loop SSP load generator and DSP simulator for OpenRTB exchanges.
 //! Never links the exchange: what it expects of an auction, it works out for itself.
 
+pub mod dsps;
 pub mod generate;
+pub mod net;
 pub mod oracle;
+pub mod simulated;

@@ -1,0 +1,1 @@
+//! The DSP simulator: real HTTP servers on sockets that answer as `simulated` says.
