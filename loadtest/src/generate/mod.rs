@@ -1,5 +1,6 @@
 //! The open-loop SSP.
 
+mod body;
 mod random;
 mod schedule;
 

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 pub(crate) struct Sale<'a> {
     pub(crate) impid: Cow<'a, str>,
     pub(crate) seat: Cow<'a, str>,
+    pub(crate) bid_id: Cow<'a, str>,
     pub(crate) price_micros: u64,
 }
 
@@ -50,6 +51,8 @@ struct SeatBid<'a> {
 #[derive(Deserialize)]
 struct Bid<'a> {
     #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
     impid: Cow<'a, str>,
     #[serde(borrow)]
     price: &'a RawValue,
@@ -72,7 +75,12 @@ pub(crate) fn read<'a>(body: &'a [u8], id: &[u8], currency: &str) -> Result<Vec<
         if seat.is_empty() {
             return Err(Malformed::Seat);
         }
-        for Bid { impid, price } in bid {
+        for Bid {
+            id: bid_id,
+            impid,
+            price,
+        } in bid
+        {
             let text = price.get();
             let price_micros = micros(text).ok_or_else(|| Malformed::Price(text.to_owned()))?;
             if sales.iter().any(|sale| sale.impid == impid) {
@@ -81,6 +89,7 @@ pub(crate) fn read<'a>(body: &'a [u8], id: &[u8], currency: &str) -> Result<Vec<
             sales.push(Sale {
                 impid,
                 seat: seat.clone(),
+                bid_id,
                 price_micros,
             });
         }
@@ -144,6 +153,7 @@ mod tests {
             let sale = |&(impid, seat, price_micros): &(&'static str, &'static str, u64)| Sale {
                 impid: Cow::Borrowed(impid),
                 seat: Cow::Borrowed(seat),
+                bid_id: Cow::Borrowed("x"),
                 price_micros,
             };
             sales.iter().map(sale).collect::<Vec<_>>()
@@ -171,16 +181,22 @@ mod tests {
         let json = Err(Malformed::Json(String::new()));
         check("", json.clone());
         check(r#"{"id":"r-1""#, json.clone());
-        check(&one("s", r#"{"impid":"1"}"#), json.clone());
-        check(&one("s", r#"{"price":1}"#), json);
+        check(&one("s", r#"{"id":"x","impid":"1"}"#), json.clone());
+        check(&one("s", r#"{"id":"x","price":1}"#), json);
         check(r#"{"id":"r-2"}"#, Err(Malformed::OtherId("r-2".to_owned())));
-        check(&one("", r#"{"impid":"1","price":1}"#), Err(Malformed::Seat));
         check(
-            &one("s", r#"{"impid":"1","price":1e0}"#),
+            &one("", r#"{"id":"x","impid":"1","price":1}"#),
+            Err(Malformed::Seat),
+        );
+        check(
+            &one("s", r#"{"id":"x","impid":"1","price":1e0}"#),
             Err(Malformed::Price("1e0".to_owned())),
         );
         check(
-            &one("s", r#"{"impid":"1","price":1},{"impid":"1","price":2}"#),
+            &one(
+                "s",
+                r#"{"id":"x","impid":"1","price":1},{"id":"x","impid":"1","price":2}"#,
+            ),
             Err(Malformed::Imp("1".to_owned())),
         );
         let euros = r#"{"id":"r-1","cur":"EUR","seatbid":[{"seat":"s","bid":[]}]}"#;
