@@ -8,17 +8,21 @@ use super::clock::Clock;
 use super::link::{Link, Peer};
 use super::options::Target;
 use super::window::Window;
+use crate::net::h2::{self, Event};
 use crate::net::hpack;
 use crate::net::poller::{Poller, Ready};
 use slab::Slab;
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 
 /// The client.
 #[derive(Debug)]
 pub(crate) struct Http2 {
     address: SocketAddr,
-    head: Vec<u8>,
+    /// The header block: `head_bytes` that never change, and behind them the length of the request at hand.
+    block: Vec<u8>,
+    head_bytes: usize,
     bodies: Bodies,
     clock: Clock,
     limit: usize,
@@ -27,7 +31,7 @@ pub(crate) struct Http2 {
     active: Vec<usize>,
     next: usize,
     waiting: VecDeque<u64>,
-    /// Connections with something to send.
+    /// Tokens of connections with something to send.
     dirty: Vec<u64>,
     peak: usize,
     opened: u64,
@@ -39,22 +43,12 @@ pub(crate) struct Http2 {
 struct Connection {
     link: Link,
     token: u64,
-    decoder: hpack::Decoder,
+    http: h2::Connection,
     /// By ordinal: stream `2 * ordinal + 1`.
     streams: Window<Stream>,
-    streams_max: usize,
-    frame_bytes_max: usize,
-    /// What the server lets us send on the connection, and on a new stream. A stream's own can become negative
-    /// (RFC 9113 §6.9.2).
-    window: i64,
-    window_of_new_streams: i64,
-    /// Ordinals with body bytes that no window had room for, oldest first.
-    blocked: VecDeque<u64>,
-    /// A header block whose END_HEADERS has not come yet.
-    unfinished_block: Option<(u64, bool, Vec<u8>)>,
-    /// DATA bytes received since we last gave the server room.
-    consumed: u32,
-    /// Requests in the outbox that no write has been tried for.
+    /// The server has spoken, so its SETTINGS are known.
+    heard: bool,
+    /// Requests in the outbox that no write has been tried for, with their ordinals.
     unsent: Vec<(u64, u64)>,
     going_away: bool,
     dirty: bool,
@@ -63,8 +57,6 @@ struct Connection {
 #[derive(Debug)]
 struct Stream {
     number: u64,
-    window: i64,
-    unsent_body: Vec<u8>,
     status: u16,
     body: Vec<u8>,
 }
@@ -73,27 +65,19 @@ struct Stream {
 #[derive(Debug)]
 struct Broken;
 
-/// What a frame did that the whole client must know.
-enum Effect {
-    None,
-    Answered(Stream),
-    Reset(Stream),
-    /// These were certainly not looked at (RFC 9113 §6.8) and may be sent elsewhere.
-    Returned(Vec<u64>),
-}
-
 impl Http2 {
     pub(crate) fn new(target: &Target, limit: usize, bodies: Bodies, clock: Clock) -> Http2 {
-        let mut head = Vec::new();
-        hpack::encode_indexed(METHOD_POST, &mut head);
-        hpack::encode_indexed(SCHEME_HTTP, &mut head);
-        hpack::encode_literal(b":path", target.path.as_bytes(), &mut head);
-        hpack::encode_literal(b":authority", target.authority.as_bytes(), &mut head);
-        hpack::encode_literal(b"content-type", b"application/json", &mut head);
-        hpack::encode_literal(b"x-openrtb-version", b"2.6", &mut head);
+        let mut block = Vec::new();
+        hpack::encode_indexed(METHOD_POST, &mut block);
+        hpack::encode_indexed(SCHEME_HTTP, &mut block);
+        hpack::encode_literal(b":path", target.path.as_bytes(), &mut block);
+        hpack::encode_literal(b":authority", target.authority.as_bytes(), &mut block);
+        hpack::encode_literal(b"content-type", b"application/json", &mut block);
+        hpack::encode_literal(b"x-openrtb-version", b"2.6", &mut block);
         Http2 {
             address: target.address,
-            head,
+            head_bytes: block.len(),
+            block,
             bodies,
             clock,
             limit,
@@ -110,6 +94,7 @@ impl Http2 {
     }
 
     pub(crate) fn submit(&mut self, number: u64, poller: &Poller, observer: &mut impl Observer) {
+        // Whoever waits already goes first.
         if self.waiting.is_empty() {
             match self.choose(poller) {
                 Ok(Some(index)) => return self.put(index, number),
@@ -141,7 +126,7 @@ impl Http2 {
                     },
                 );
             }
-            if connection.link.flush(poller).is_err() {
+            if connection.flush(poller).is_err() {
                 self.lost(index, Failure::Reset, observer);
             }
         }
@@ -166,7 +151,6 @@ impl Http2 {
         if ready.read && self.receive(index, observer).is_err() {
             self.lost(index, Failure::Reset, observer);
         }
-        self.place_waiting(poller, observer);
     }
 
     /// The stream is reset, so that the server may forget it too.
@@ -176,14 +160,10 @@ impl Http2 {
         };
         let connection = &mut self.connections[index];
         if connection.streams.take(place.stream).is_some() {
-            connection.blocked.retain(|&ordinal| ordinal != place.stream);
-            frame(
-                connection.link.outbox.buffer(),
-                RST_STREAM,
-                0,
-                stream_id(place.stream),
-                &CANCEL.to_be_bytes(),
-            );
+            let out = connection.link.outbox.buffer();
+            connection
+                .http
+                .reset(stream_id(place.stream), h2::code::CANCEL, out);
             self.mark_dirty(index);
         }
     }
@@ -208,88 +188,6 @@ impl Http2 {
         }
     }
 
-    /// A connection with room for one more stream: a new one until there are `limit`, then in turn.
-    fn choose(&mut self, poller: &Poller) -> std::io::Result<Option<usize>> {
-        if self.active.len() < self.limit {
-            return self.open(poller).map(Some);
-        }
-        for _ in 0..self.active.len() {
-            self.next = (self.next + 1) % self.active.len();
-            let index = self.active[self.next];
-            let connection = &self.connections[index];
-            if connection.streams.live() < connection.streams_max {
-                return Ok(Some(index));
-            }
-        }
-        Ok(None)
-    }
-
-    fn open(&mut self, poller: &Poller) -> std::io::Result<usize> {
-        let entry = self.connections.vacant_entry();
-        let index = entry.key();
-        self.opened += 1;
-        let token = self.opened << 32 | index as u64;
-        let mut link = Link::open(self.address, token, poller)?;
-        greet(link.outbox.buffer());
-        entry.insert(Connection {
-            link,
-            token,
-            decoder: hpack::Decoder::default(),
-            streams: Window::default(),
-            streams_max: STREAMS_UNTIL_TOLD,
-            frame_bytes_max: 16_384,
-            window: 65_535,
-            window_of_new_streams: 65_535,
-            blocked: VecDeque::new(),
-            unfinished_block: None,
-            consumed: 0,
-            unsent: Vec::new(),
-            going_away: false,
-            dirty: false,
-        });
-        self.active.push(index);
-        self.peak = self.peak.max(self.connections.len());
-        Ok(index)
-    }
-
-    /// Writes a request's frames into the connection's outbox.
-    fn put(&mut self, index: usize, number: u64) {
-        self.request.clear();
-        self.bodies.append(number, &mut self.request);
-        let mut block = [0; 32];
-        let length = content_length(self.request.len(), &mut block);
-        let connection = &mut self.connections[index];
-        let ordinal = connection.streams.push(Stream {
-            number,
-            window: connection.window_of_new_streams,
-            unsent_body: Vec::new(),
-            status: 0,
-            body: Vec::new(),
-        });
-        let out = connection.link.outbox.buffer();
-        frame_head(
-            out,
-            self.head.len() + length.len(),
-            HEADERS,
-            END_HEADERS,
-            stream_id(ordinal),
-        );
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(length);
-        connection.unsent.push((number, ordinal));
-        connection.send_body(ordinal, &self.request);
-        if ordinal >= ORDINAL_MAX {
-            self.retire(index);
-        }
-        self.mark_dirty(index);
-    }
-
-    /// The connection finishes what it has and takes no more; another may be opened in its place.
-    fn retire(&mut self, index: usize) {
-        self.connections[index].going_away = true;
-        self.active.retain(|&active| active != index);
-    }
-
     fn place_waiting(&mut self, poller: &Poller, observer: &mut impl Observer) {
         while let Some(&number) = self.waiting.front() {
             if observer.is_wanted(number) {
@@ -303,32 +201,93 @@ impl Http2 {
         }
     }
 
+    /// A connection with room for one more stream: a new one until there are `limit`, then in turn.
+    fn choose(&mut self, poller: &Poller) -> io::Result<Option<usize>> {
+        if self.active.len() < self.limit {
+            return self.open(poller).map(Some);
+        }
+        for _ in 0..self.active.len() {
+            self.next = (self.next + 1) % self.active.len();
+            let index = self.active[self.next];
+            if self.connections[index].has_room() {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, poller: &Poller) -> io::Result<usize> {
+        let entry = self.connections.vacant_entry();
+        let index = entry.key();
+        self.opened += 1;
+        let token = self.opened << 32 | index as u64;
+        let mut link = Link::open(self.address, token, poller)?;
+        let http = h2::Connection::client(link.outbox.buffer());
+        entry.insert(Connection {
+            link,
+            token,
+            http,
+            streams: Window::default(),
+            heard: false,
+            unsent: Vec::new(),
+            going_away: false,
+            dirty: false,
+        });
+        self.active.push(index);
+        self.peak = self.peak.max(self.connections.len());
+        Ok(index)
+    }
+
+    /// Writes a request's frames into the connection's outbox.
+    fn put(&mut self, index: usize, number: u64) {
+        self.request.clear();
+        self.bodies.append(number, &mut self.request);
+        self.block.truncate(self.head_bytes);
+        let length = self.request.len().to_string();
+        hpack::encode_literal(b"content-length", length.as_bytes(), &mut self.block);
+        let connection = &mut self.connections[index];
+        let ordinal = connection.streams.push(Stream {
+            number,
+            status: 0,
+            body: Vec::new(),
+        });
+        let out = connection.link.outbox.buffer();
+        connection
+            .http
+            .send(stream_id(ordinal), &self.block, &self.request, out);
+        connection.unsent.push((number, ordinal));
+        if ordinal >= ORDINAL_MAX {
+            connection.going_away = true;
+            self.active.retain(|&active| active != index);
+        }
+        self.mark_dirty(index);
+    }
+
     fn receive(&mut self, index: usize, observer: &mut impl Observer) -> Result<(), Broken> {
         let connection = &mut self.connections[index];
         let peer = connection.link.receive(&mut self.scratch).map_err(|_| Broken)?;
         let now_ns = self.clock.now_ns();
+        connection.heard |= !connection.link.inbox.is_empty();
         let inbox = std::mem::take(&mut connection.link.inbox);
         let mut rest = &inbox[..];
-        while let Some((frame, after)) = split_frame(rest)? {
-            rest = after;
-            match connection.on_frame(frame, observer)? {
-                Effect::None => {}
-                Effect::Answered(stream) => {
-                    observer.answered(stream.number, now_ns, stream.status, &stream.body)
+        while let Some(event) = connection.next_event(&mut rest)? {
+            if let Event::GoAway { last_stream, .. } = event {
+                connection.going_away = true;
+                self.active.retain(|&active| active != index);
+                for number in connection.take_unseen(last_stream) {
+                    observer.queued(number);
+                    self.waiting.push_back(number);
                 }
-                Effect::Reset(stream) => observer.failed(stream.number, Failure::Reset),
-                Effect::Returned(numbers) => {
-                    numbers.iter().for_each(|&number| observer.queued(number));
-                    self.waiting.extend(numbers);
-                    self.active.retain(|&active| active != index);
-                }
+            } else {
+                connection.on_event(event, now_ns, observer)?;
             }
         }
         let consumed = inbox.len() - rest.len();
         connection.link.inbox = inbox;
         connection.link.inbox.drain(..consumed);
         let done = connection.going_away && connection.streams.live() == 0;
-        if !connection.link.outbox.is_empty() {
+        // Acknowledgements, or room for a parked body.
+        if !connection.link.outbox.is_empty() || connection.http.has_parked() {
             self.mark_dirty(index);
         }
         if peer == Peer::Finished || done {
@@ -348,364 +307,123 @@ impl Http2 {
 }
 
 impl Connection {
-    /// Sends as much of the body as the windows allow and keeps the rest.
-    fn send_body(&mut self, ordinal: u64, body: &[u8]) {
-        // Blocked ones go first, or a long body would never end.
-        let room = if self.blocked.is_empty() {
-            self.room(ordinal)
-        } else {
-            0
-        };
-        let (now, later) = body.split_at(room.min(body.len()));
-        self.send_data(ordinal, now, later.is_empty());
-        if !later.is_empty()
-            && let Some(stream) = self.streams.get_mut(ordinal)
-        {
-            stream.unsent_body = later.to_vec();
-            self.blocked.push_back(ordinal);
-        }
-    }
-
-    /// Sends blocked bodies as far as the windows allow now.
-    fn unblock(&mut self) {
-        for _ in 0..self.blocked.len() {
-            let Some(ordinal) = self.blocked.pop_front() else {
-                return;
-            };
-            let room = self.room(ordinal);
-            let Some(stream) = self.streams.get_mut(ordinal) else {
-                continue;
-            };
-            let mut body = std::mem::take(&mut stream.unsent_body);
-            let later = body.split_off(room.min(body.len()));
-            self.send_data(ordinal, &body, later.is_empty());
-            if let Some(stream) = self.streams.get_mut(ordinal).filter(|_| !later.is_empty()) {
-                stream.unsent_body = later;
-                self.blocked.push_front(ordinal);
-                if self.window <= 0 {
-                    return;
-                }
-                // Only its own stream is out of room: let the others pass.
-                self.blocked.rotate_left(1);
-            }
-        }
-    }
-
-    fn room(&mut self, ordinal: u64) -> usize {
-        let stream = self.streams.get_mut(ordinal).map_or(0, |stream| stream.window);
-        usize::try_from(stream.min(self.window)).unwrap_or(0)
-    }
-
-    fn send_data(&mut self, ordinal: u64, bytes: &[u8], ends: bool) {
-        let out = self.link.outbox.buffer();
-        let mut chunks = bytes.chunks(self.frame_bytes_max).peekable();
-        while let Some(chunk) = chunks.next() {
-            let flags = if ends && chunks.peek().is_none() {
-                END_STREAM
+    fn has_room(&self) -> bool {
+        let told = usize::try_from(self.http.peer_streams_max()).unwrap_or(usize::MAX);
+        self.http.open_streams()
+            < if self.heard {
+                told
             } else {
-                0
-            };
-            frame(out, DATA, flags, stream_id(ordinal), chunk);
-        }
-        let sent = i64::try_from(bytes.len()).unwrap_or(i64::MAX);
-        self.window -= sent;
-        if let Some(stream) = self.streams.get_mut(ordinal) {
-            stream.window -= sent;
-        }
+                told.min(STREAMS_UNTIL_TOLD)
+            }
     }
 
-    fn on_frame(&mut self, frame: Frame<'_>, observer: &mut impl Observer) -> Result<Effect, Broken> {
-        if self.unfinished_block.is_some() && frame.kind != CONTINUATION {
-            return Err(Broken);
+    /// Writes what there is, and goes on with long bodies where that has made room.
+    fn flush(&mut self, poller: &Poller) -> io::Result<()> {
+        self.link.flush(poller)?;
+        while self.http.has_parked() && self.link.outbox.is_empty() {
+            self.http.pump(self.link.outbox.buffer());
+            if self.link.outbox.is_empty() {
+                // The windows are shut; the frame that opens them brings us back here.
+                return Ok(());
+            }
+            self.link.flush(poller)?;
         }
-        match frame.kind {
-            DATA => self.on_data(frame, observer),
-            HEADERS => {
-                let mut block = frame.without_padding()?;
-                if frame.flags & PRIORITY_FLAG != 0 {
-                    block = block.get(5..).ok_or(Broken)?;
-                }
-                let ends = frame.flags & END_STREAM != 0;
-                if frame.flags & END_HEADERS != 0 {
-                    return self.on_block(ordinal_of(frame.stream)?, ends, block, observer);
-                }
-                self.unfinished_block = Some((ordinal_of(frame.stream)?, ends, block.to_vec()));
-                Ok(Effect::None)
-            }
-            CONTINUATION => {
-                let (ordinal, ends, mut block) = self.unfinished_block.take().ok_or(Broken)?;
-                block.extend_from_slice(frame.payload);
-                if frame.flags & END_HEADERS != 0 {
-                    return self.on_block(ordinal, ends, &block, observer);
-                }
-                if block.len() > HEADER_BLOCK_BYTES_MAX {
-                    return Err(Broken);
-                }
-                self.unfinished_block = Some((ordinal, ends, block));
-                Ok(Effect::None)
-            }
-            RST_STREAM => Ok(match self.streams.take(ordinal_of(frame.stream)?) {
-                Some(stream) => Effect::Reset(stream),
-                None => Effect::None,
-            }),
-            SETTINGS => self.on_settings(frame).map(|()| Effect::None),
-            PING if frame.flags & ACK == 0 => {
-                frame_out(self, PING, ACK, frame.payload);
-                Ok(Effect::None)
-            }
-            GOAWAY => self.on_goaway(frame),
-            WINDOW_UPDATE => self.on_window_update(frame).map(|()| Effect::None),
-            PUSH_PROMISE => Err(Broken),
-            _ => Ok(Effect::None),
-        }
+        Ok(())
     }
 
-    fn on_data(&mut self, frame: Frame<'_>, observer: &mut impl Observer) -> Result<Effect, Broken> {
-        let ordinal = ordinal_of(frame.stream)?;
-        // Padding counts in flow control too (RFC 9113 §6.1).
-        self.consumed += u32::try_from(frame.payload.len()).map_err(|_| Broken)?;
-        if self.consumed >= RECEIVE_WINDOW_BYTES / 2 {
-            frame_out(self, WINDOW_UPDATE, 0, &self.consumed.to_be_bytes());
-            self.consumed = 0;
-        }
-        let data = frame.without_padding()?;
-        let Some(stream) = self.streams.get_mut(ordinal) else {
-            return Ok(Effect::None);
-        };
-        if stream.status == 0 || stream.body.len() + data.len() > STREAM_WINDOW_BYTES as usize {
-            return Err(Broken);
-        }
-        stream.body.extend_from_slice(data);
-        Ok(if frame.flags & END_STREAM != 0 {
-            self.finish(ordinal, observer)
-        } else {
-            Effect::None
-        })
+    fn next_event<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Broken> {
+        self.http
+            .next(input, self.link.outbox.buffer())
+            .map_err(|_| Broken)
     }
 
-    fn on_block(
+    fn on_event(
         &mut self,
-        ordinal: u64,
-        ends: bool,
-        block: &[u8],
+        event: Event<'_>,
+        now_ns: u64,
         observer: &mut impl Observer,
-    ) -> Result<Effect, Broken> {
-        let mut status = 0;
-        let read = |name: &[u8], value: &[u8]| {
-            if name == b":status" {
-                status = str::from_utf8(value)
-                    .ok()
-                    .and_then(|text| text.parse().ok())
-                    .unwrap_or(0);
-            }
-        };
-        // Decoded even if nobody waits for the stream any more: the table must stay in step.
-        self.decoder.decode(block, read).map_err(|_| Broken)?;
-        let Some(stream) = self.streams.get_mut(ordinal) else {
-            return Ok(Effect::None);
-        };
-        let trailers = stream.status != 0;
-        match status {
-            0 if !trailers => return Err(Broken),
-            100..200 => return Ok(Effect::None),
-            status if !trailers => stream.status = status,
-            _ => {}
-        }
-        Ok(if ends {
-            self.finish(ordinal, observer)
-        } else {
-            Effect::None
-        })
-    }
-
-    /// The stream has ended on the server's side. If our half is still being sent, the server did not want it.
-    fn finish(&mut self, ordinal: u64, observer: &mut impl Observer) -> Effect {
-        let Some(stream) = self.streams.take(ordinal) else {
-            observer.unasked();
-            return Effect::None;
-        };
-        if !stream.unsent_body.is_empty() {
-            self.blocked.retain(|&blocked| blocked != ordinal);
-            frame(
-                self.link.outbox.buffer(),
-                RST_STREAM,
-                0,
-                stream_id(ordinal),
-                &NO_ERROR.to_be_bytes(),
-            );
-        }
-        Effect::Answered(stream)
-    }
-
-    fn on_settings(&mut self, frame: Frame<'_>) -> Result<(), Broken> {
-        if frame.flags & ACK != 0 {
-            return Ok(());
-        }
-        let (settings, []) = frame.payload.as_chunks::<6>() else {
-            return Err(Broken);
-        };
-        for &[id_high, id_low, a, b, c, d] in settings {
-            let value = u32::from_be_bytes([a, b, c, d]);
-            match u16::from_be_bytes([id_high, id_low]) {
-                SETTINGS_MAX_CONCURRENT_STREAMS => self.streams_max = value as usize,
-                SETTINGS_MAX_FRAME_SIZE => self.frame_bytes_max = (value as usize).clamp(16_384, 1 << 20),
-                SETTINGS_INITIAL_WINDOW_SIZE => {
-                    let grown = i64::from(value) - self.window_of_new_streams;
-                    self.window_of_new_streams = i64::from(value);
-                    self.streams
-                        .values_mut()
-                        .for_each(|stream| stream.window += grown);
+    ) -> Result<(), Broken> {
+        match event {
+            Event::Head {
+                stream,
+                head,
+                end_stream,
+            } => {
+                let ordinal = ordinal_of(stream)?;
+                let awaited = self.streams.get_mut(ordinal).filter(|stream| stream.status == 0);
+                // Interim responses and trailers say nothing that counts.
+                if let Some(stream) = awaited.filter(|_| head.status >= 200) {
+                    stream.status = head.status;
                 }
-                _ => {}
+                if end_stream {
+                    self.finish(ordinal, now_ns, observer);
+                }
             }
+            Event::Data {
+                stream,
+                bytes,
+                end_stream,
+            } => {
+                let ordinal = ordinal_of(stream)?;
+                if let Some(stream) = self.streams.get_mut(ordinal) {
+                    if stream.body.len() + bytes.len() > ANSWER_BYTES_MAX {
+                        return Err(Broken);
+                    }
+                    stream.body.extend_from_slice(bytes);
+                }
+                if end_stream {
+                    self.finish(ordinal, now_ns, observer);
+                }
+            }
+            Event::Reset { stream, .. } => {
+                if let Some(stream) = self.streams.take(ordinal_of(stream)?) {
+                    observer.failed(stream.number, Failure::Reset);
+                }
+            }
+            // Concerns more than this connection: see `receive`.
+            Event::GoAway { .. } => {}
         }
-        // Unlimited until told (RFC 9113 §5.1.2); we were more careful, and need not be any longer.
-        let told = settings
-            .iter()
-            .any(|s| s[..2] == SETTINGS_MAX_CONCURRENT_STREAMS.to_be_bytes());
-        if !told && self.streams_max == STREAMS_UNTIL_TOLD {
-            self.streams_max = usize::MAX;
-        }
-        frame_out(self, SETTINGS, ACK, &[]);
-        self.unblock();
         Ok(())
     }
 
-    fn on_window_update(&mut self, frame: Frame<'_>) -> Result<(), Broken> {
-        let increment: [u8; 4] = frame.payload.try_into().map_err(|_| Broken)?;
-        let increment = i64::from(u32::from_be_bytes(increment) & 0x7fff_ffff);
-        if frame.stream == 0 {
-            self.window += increment;
-        } else if let Some(stream) = self.streams.get_mut(ordinal_of(frame.stream)?) {
-            stream.window += increment;
+    /// Nothing is there if the stream was given up in the meantime.
+    fn finish(&mut self, ordinal: u64, now_ns: u64, observer: &mut impl Observer) {
+        match self.streams.take(ordinal) {
+            Some(Stream {
+                number, status: 0, ..
+            }) => observer.failed(number, Failure::Parse),
+            Some(Stream { number, status, body }) => observer.answered(number, now_ns, status, &body),
+            None => {}
         }
-        self.unblock();
-        Ok(())
     }
 
-    fn on_goaway(&mut self, frame: Frame<'_>) -> Result<Effect, Broken> {
-        let last: [u8; 4] = frame
-            .payload
-            .get(..4)
-            .and_then(|last| last.try_into().ok())
-            .ok_or(Broken)?;
-        let last = u32::from_be_bytes(last) & 0x7fff_ffff;
-        self.going_away = true;
-        let unseen: Vec<u64> = self
+    /// Takes back the requests on streams above `last_stream`: the server has certainly not looked at them, and they may
+    /// be sent elsewhere (RFC 9113 §6.8).
+    fn take_unseen(&mut self, last_stream: u32) -> Vec<u64> {
+        let unseen = |ordinal: u64| stream_id(ordinal) > last_stream;
+        let ordinals: Vec<u64> = self
             .streams
             .numbers()
-            .filter(|&ordinal| stream_id(ordinal) > last)
+            .filter(|&ordinal| unseen(ordinal))
             .collect();
-        let returned: Vec<u64> = unseen
-            .iter()
-            .filter_map(|&ordinal| self.streams.take(ordinal))
-            .map(|s| s.number)
-            .collect();
-        self.blocked.retain(|ordinal| !unseen.contains(ordinal));
-        self.unsent.retain(|(_, ordinal)| !unseen.contains(ordinal));
-        Ok(Effect::Returned(returned))
+        self.unsent.retain(|&(_, ordinal)| !unseen(ordinal));
+        ordinals
+            .into_iter()
+            .filter_map(|ordinal| self.streams.take(ordinal))
+            .map(|stream| stream.number)
+            .collect()
     }
-}
-
-/// Preface, our settings, and room for all answers on the connection.
-fn greet(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    let mut settings = Vec::new();
-    for (id, value) in [
-        (SETTINGS_ENABLE_PUSH, 0),
-        (SETTINGS_INITIAL_WINDOW_SIZE, STREAM_WINDOW_BYTES),
-    ] {
-        settings.extend_from_slice(&id.to_be_bytes());
-        settings.extend_from_slice(&value.to_be_bytes());
-    }
-    frame(out, SETTINGS, 0, 0, &settings);
-    frame(out, WINDOW_UPDATE, 0, 0, &RECEIVE_WINDOW_BYTES.to_be_bytes());
-}
-
-/// `content-length` as a header block fragment. (The field's name is number 28 of the static table.)
-fn content_length(length: usize, room: &mut [u8; 32]) -> &[u8] {
-    use std::io::Write as _;
-    let mut block = std::io::Cursor::new(&mut room[..]);
-    let digits = length.checked_ilog10().map_or(1, |log| log as u8 + 1);
-    // Literal without indexing: 0000 and the index, of which 15 fit the prefix and 13 follow (RFC 7541 §6.2.2).
-    let _ = block.write_all(&[0x0f, 28 - 15, digits]);
-    let _ = write!(block, "{length}");
-    &room[..3 + usize::from(digits)]
-}
-
-/// The first frame of `bytes` and what follows it; nothing while it is incomplete.
-fn split_frame(bytes: &[u8]) -> Result<Option<(Frame<'_>, &[u8])>, Broken> {
-    let Some((&[l2, l1, l0, kind, flags, s3, s2, s1, s0], rest)) = bytes.split_first_chunk() else {
-        return Ok(None);
-    };
-    let length = u32::from_be_bytes([0, l2, l1, l0]) as usize;
-    // We did not offer more than the default SETTINGS_MAX_FRAME_SIZE.
-    if length > 16_384 {
-        return Err(Broken);
-    }
-    let Some((payload, rest)) = rest.split_at_checked(length) else {
-        return Ok(None);
-    };
-    let stream = u32::from_be_bytes([s3, s2, s1, s0]) & 0x7fff_ffff;
-    Ok(Some((
-        Frame {
-            kind,
-            flags,
-            stream,
-            payload,
-        },
-        rest,
-    )))
-}
-
-#[derive(Clone, Copy)]
-struct Frame<'a> {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: &'a [u8],
-}
-
-impl<'a> Frame<'a> {
-    fn without_padding(&self) -> Result<&'a [u8], Broken> {
-        if self.flags & PADDED == 0 {
-            return Ok(self.payload);
-        }
-        let (&padding, rest) = self.payload.split_first().ok_or(Broken)?;
-        rest.len()
-            .checked_sub(usize::from(padding))
-            .map(|length| &rest[..length])
-            .ok_or(Broken)
-    }
-}
-
-fn frame_out(connection: &mut Connection, kind: u8, flags: u8, payload: &[u8]) {
-    frame(connection.link.outbox.buffer(), kind, flags, 0, payload);
-}
-
-fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    frame_head(out, payload.len(), kind, flags, stream);
-    out.extend_from_slice(payload);
 }
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "no frame of ours is longer than 2^20 bytes"
-)]
-fn frame_head(out: &mut Vec<u8>, length: usize, kind: u8, flags: u8, stream: u32) {
-    out.extend_from_slice(&(length as u32).to_be_bytes()[1..]);
-    out.extend_from_slice(&[kind, flags]);
-    out.extend_from_slice(&stream.to_be_bytes());
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "a connection is retired before its ids run out"
+    reason = "ORDINAL_MAX keeps it within 31 bits"
 )]
 fn stream_id(ordinal: u64) -> u32 {
     (ordinal * 2 + 1) as u32
 }
 
+/// A server has no streams of its own here.
 fn ordinal_of(stream: u32) -> Result<u64, Broken> {
     if stream % 2 == 1 {
         Ok(u64::from(stream / 2))
@@ -714,78 +432,15 @@ fn ordinal_of(stream: u32) -> Result<u64, Broken> {
     }
 }
 
-/// Stream ids have 31 bits and are used up once: 2^30 requests on one connection.
+/// Stream ids have 31 bits and are used once: after 2^30 requests the connection takes no more.
 const ORDINAL_MAX: u64 = (1 << 30) - 2;
 /// A busy connection brings an answer of 0.8 kB for each of dozens of streams per read.
 const READ_BYTES: usize = 256 * 1024;
 /// RFC 9113 §6.5.2 recommends that no server allow fewer, so this many are safe to send before its SETTINGS come.
 const STREAMS_UNTIL_TOLD: usize = 100;
-/// Room for any one answer.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// Room for all answers of a connection; renewed when half is used. With the initial 65,535 it stays below 2^31.
-const RECEIVE_WINDOW_BYTES: u32 = 1 << 30;
-/// An answer's head is below 200 bytes.
-const HEADER_BLOCK_BYTES_MAX: usize = 64 * 1024;
+/// No BidResponse is this long.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
+/// `:method: POST` and `:scheme: http` in the static table (RFC 7541 Appendix A).
 const METHOD_POST: u8 = 3;
 const SCHEME_HTTP: u8 = 6;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PUSH_PROMISE: u8 = 5;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-
-const END_STREAM: u8 = 0x1;
-const ACK: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY_FLAG: u8 = 0x20;
-
-const SETTINGS_ENABLE_PUSH: u16 = 2;
-const SETTINGS_MAX_CONCURRENT_STREAMS: u16 = 3;
-const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
-const SETTINGS_MAX_FRAME_SIZE: u16 = 5;
-
-const NO_ERROR: u32 = 0;
-const CANCEL: u32 = 8;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_length_is_what_the_decoder_reads() {
-        for length in [0, 9, 10, 1300, 4_194_304] {
-            let mut room = [0; 32];
-            let mut got = Vec::new();
-            let block = content_length(length, &mut room);
-            hpack::Decoder::default()
-                .decode(block, |name, value| got.push((name.to_vec(), value.to_vec())))
-                .unwrap();
-            assert_eq!(
-                got,
-                [(b"content-length".to_vec(), length.to_string().into_bytes())]
-            );
-        }
-    }
-
-    #[test]
-    fn frames_are_split_only_when_whole() {
-        let mut bytes = Vec::new();
-        frame(&mut bytes, DATA, END_STREAM, 7, b"hello");
-        for cut in 0..bytes.len() {
-            assert!(split_frame(&bytes[..cut]).unwrap().is_none());
-        }
-        let (frame, rest) = split_frame(&bytes).unwrap().unwrap();
-        assert_eq!(
-            (frame.kind, frame.stream, frame.payload, rest),
-            (DATA, 7, &b"hello"[..], &b""[..])
-        );
-        assert!(split_frame(&[0xff; 9]).is_err(), "longer than we allow");
-    }
-}

@@ -148,10 +148,15 @@ impl Run {
     }
 
     fn is_over(&self) -> bool {
-        self.schedule.peek_ns() >= self.end_ns
+        self.next_arrival_ns().is_none()
             && self.ledger.in_flight() == 0
             && self.ledger.unchecked() == 0
             && self.marks.end.is_some()
+    }
+
+    /// The schedule is endless, the run is not.
+    fn next_arrival_ns(&self) -> Option<u64> {
+        Some(self.schedule.peek_ns()).filter(|&at_ns| at_ns < self.end_ns)
     }
 
     fn send_what_is_due(&mut self) {
@@ -187,7 +192,8 @@ impl Run {
     /// Judges answers until a send is due; a backlog that could fill the memory goes before punctuality.
     fn check_while_idle(&mut self) {
         for _ in 0..CHECKS_PER_TURN_MAX {
-            let due = self.schedule.peek_ns() <= self.clock.now_ns();
+            let now_ns = self.clock.now_ns();
+            let due = self.next_arrival_ns().is_some_and(|at_ns| at_ns <= now_ns);
             if self.ledger.unchecked() == 0 || (due && self.ledger.unchecked() < UNCHECKED_MAX) {
                 return;
             }
@@ -209,7 +215,7 @@ impl Run {
     }
 
     fn until_something_is_due(&self) -> Duration {
-        let arrival_ns = Some(self.schedule.peek_ns()).filter(|&at_ns| at_ns < self.end_ns);
+        let arrival_ns = self.next_arrival_ns();
         let mark_ns = Some(self.marks.next_ns);
         let due_ns = [
             arrival_ns,

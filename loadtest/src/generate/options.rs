@@ -371,7 +371,12 @@ impl Target {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(name: &str, value: T, min: T, max: T) -> Result<T, String> {
+fn within<T: Copy + PartialOrd + std::fmt::Display>(
+    name: &str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<T, String> {
     // Written so that a NaN is refused.
     if value >= min && value <= max {
         Ok(value)

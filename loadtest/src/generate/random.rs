@@ -36,10 +36,6 @@ impl Random {
 }
 
 /// Maps a uniform 64-bit number to `0..limit`.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the high half of a 128-bit product fits 64 bits"
-)]
 pub(crate) fn scale(number: u64, limit: u64) -> u64 {
     ((u128::from(number) * u128::from(limit)) >> 64) as u64
 }

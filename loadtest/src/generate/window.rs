@@ -63,10 +63,6 @@ impl<T> Window<T> {
             .map(|(_, number)| number)
     }
 
-    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.slots.iter_mut().flatten()
-    }
-
     /// How many values are here.
     pub(crate) fn live(&self) -> usize {
         self.live

@@ -169,6 +169,11 @@ impl Checker {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "small figures of test cases"
+)]
 mod tests {
     use super::super::rules::FloorRule;
     use super::*;

@@ -17,6 +17,8 @@
 mod answer;
 mod consistency;
 mod rules;
+#[cfg(test)]
+pub(crate) mod twin;
 
 pub use rules::{FloorRule, Rules};
 
@@ -328,37 +330,6 @@ mod tests {
         grey_after: Duration::from_millis(2),
     };
 
-    /// An exchange in ten lines: hears the DSPs that `heard` says and holds the auction. Body, or nothing for a 204.
-    fn exchange(profile: &Profile, asked: Asked<'_>, heard: impl Fn(Duration) -> bool) -> Option<String> {
-        let mut seatbids = Vec::new();
-        for (imp, &floor) in asked.floors_micros.iter().enumerate() {
-            let imp_id = (imp + 1).to_string();
-            let mut offers: Vec<_> = (0..profile.count)
-                .filter(|&dsp| heard(profile.latency(dsp, asked.id)))
-                .filter_map(|dsp| {
-                    profile
-                        .bid(dsp, asked.id, imp_id.as_bytes())
-                        .map(|bid| (bid, dsp))
-                })
-                .filter(|(bid, _)| bid.price_micros >= floor)
-                .collect();
-            offers.sort_by_key(|(bid, _)| std::cmp::Reverse(bid.price_micros));
-            let Some((bid, dsp)) = offers.first() else {
-                continue;
-            };
-            let rival = offers.get(1).map_or(floor, |(bid, _)| bid.price_micros);
-            let price = (rival + 1).min(bid.price_micros);
-            let (whole, fraction) = (price / 1_000_000, price % 1_000_000);
-            let (seat, id) = (seat(*dsp), bid.id);
-            seatbids.push(format!(
-                r#"{{"seat":"{seat}","bid":[{{"id":"{id:016x}","impid":"{imp_id}","price":{whole}.{fraction:06}}}]}}"#
-            ));
-        }
-        let id = str::from_utf8(asked.id).unwrap();
-        let seatbids = (!seatbids.is_empty()).then(|| seatbids.join(","))?;
-        Some(format!(r#"{{"id":"{id}","cur":"USD","seatbid":[{seatbids}]}}"#))
-    }
-
     fn judge_all(heard: impl Fn(Duration) -> bool) -> Vec<Verdict> {
         let profile = Profile::default();
         let mut oracle = Oracle::new(profile.clone(), RULES, LIMITS, 2);
@@ -369,7 +340,7 @@ mod tests {
                     id: id.as_bytes(),
                     floors_micros: &[2_000_000, 11_000_000],
                 };
-                let body = exchange(&profile, asked, &heard);
+                let body = twin::exchange(&profile, asked, &heard);
                 oracle.judge(
                     asked,
                     body.as_ref()
@@ -429,7 +400,7 @@ mod tests {
             id: b"r-1",
             floors_micros: &[0],
         };
-        let body = exchange(&profile, asked, |latency| latency < Duration::from_millis(80)).unwrap();
+        let body = twin::exchange(&profile, asked, |latency| latency < Duration::from_millis(80)).unwrap();
         assert_eq!(
             oracle.judge(asked, Answer::Response(body.as_bytes())),
             Verdict::Exact
