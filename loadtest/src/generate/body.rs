@@ -1,6 +1,6 @@
-//! The bid requests that are sent: realistic in shape and size, every one different where it matters (ids, floors,
-//! user), cheap to make. A template is rendered once; a request is one copy of it with fixed-width fields patched.
-//! Knows nothing of HTTP or of time.
+//! The bid requests that are sent: realistic in shape and size, every one different where it matters (ids,
+//! floors, user), cheap to make. A template is rendered once; a request is one copy of it with fixed-width
+//! fields patched. Knows nothing of HTTP or of time.
 
 use super::random::{Random, scale};
 use crate::simulated::Profile;
@@ -134,9 +134,10 @@ impl Bodies {
     }
 }
 
-/// Half of the simulated bids are below 3.08 CPM and none is above 12. Of 32 floors 4 are absent in effect (0), 23 lie
-/// where some bids fall below (0.05 to 4), 4 leave few or none (8 to 13, so that no-bids are asked for too), and one is
-/// the highest bid itself: there the two floor rules give different winners, which no random floor would ever show.
+/// Half of the simulated bids are below 3.08 CPM and none is above 12. Of 32 floors 4 are absent in effect
+/// (0), 23 lie where some bids fall below (0.05 to 4), 4 leave few or none (8 to 13, so that no-bids are
+/// asked for too), and one is the highest bid itself: there the two floor rules give different winners, which
+/// no random floor would ever show.
 fn floor_micros(profile: &Profile, draw: u64, id: &[u8], imp_id: &[u8]) -> u64 {
     let position = draw.rotate_left(32);
     match draw >> 59 {

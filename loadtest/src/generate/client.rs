@@ -7,9 +7,11 @@ use super::{http1::Http1, http2::Http2};
 use crate::net::poller::{Poller, Ready};
 use serde::Serialize;
 
-/// Hears what becomes of each request. `place` is the client's own note of where it is, for [`Client::abandon`].
+/// Hears what becomes of each request. `place` is the client's own note of where it is, for
+/// [`Client::abandon`].
 pub(crate) trait Observer {
-    /// No connection is free and no more may be opened, or one is being opened: the request waits inside the generator.
+    /// No connection is free and no more may be opened, or one is being opened: the request waits inside the
+    /// generator.
     fn queued(&mut self, number: u64);
     /// Whether anybody still waits for it. A request that timed out in the queue is not sent.
     fn is_wanted(&mut self, number: u64) -> bool;

@@ -1,5 +1,5 @@
-//! HTTP/1.1 with keep-alive: one request at a time per connection, a connection more whenever all are busy, up to a
-//! limit. Never waits for anything: a request that finds no connection is queued, and says so.
+//! HTTP/1.1 with keep-alive: one request at a time per connection, a connection more whenever all are busy,
+//! up to a limit. Never waits for anything: a request that finds no connection is queued, and says so.
 
 use super::body::Bodies;
 use super::client::{Failure, Observer, Place};
@@ -21,7 +21,8 @@ pub(crate) struct Http1 {
     clock: Clock,
     limit: usize,
     connections: Slab<Connection>,
-    /// Free connections; the last used is used next, so that the pool does not grow beyond what the load needs.
+    /// Free connections; the last used is used next, so that the pool does not grow beyond what the load
+    /// needs.
     idle: Vec<usize>,
     waiting: VecDeque<u64>,
     connecting: usize,
@@ -147,7 +148,8 @@ impl Http1 {
         self.grow(poller, observer);
     }
 
-    /// One failed connection costs one request, so a target that is gone fails requests at the rate they come.
+    /// One failed connection costs one request, so a target that is gone fails requests at the rate they
+    /// come.
     fn fail_oldest(&mut self, observer: &mut impl Observer) {
         if let Some(number) = self.waiting.pop_front() {
             observer.failed(number, Failure::Connect);

@@ -1,6 +1,7 @@
-//! HTTP/2 with prior knowledge: a fixed number of connections, many requests on each, all frames of one turn in one
-//! write. Keeps to the server's limits (concurrent streams, flow control, frame size); what does not fit waits inside the
-//! generator, and says so. Header fields are sent as literals, so that the request head is the same bytes every time.
+//! HTTP/2 with prior knowledge: a fixed number of connections, many requests on each, all frames of one turn
+//! in one write. Keeps to the server's limits (concurrent streams, flow control, frame size); what does not
+//! fit waits inside the generator, and says so. Header fields are sent as literals, so that the request head
+//! is the same bytes every time.
 
 use super::body::Bodies;
 use super::client::{Failure, Observer, Place};
@@ -397,8 +398,8 @@ impl Connection {
         }
     }
 
-    /// Takes back the requests on streams above `last_stream`: the server has certainly not looked at them, and they may
-    /// be sent elsewhere (RFC 9113 §6.8).
+    /// Takes back the requests on streams above `last_stream`: the server has certainly not looked at them,
+    /// and they may be sent elsewhere (RFC 9113 §6.8).
     fn take_unseen(&mut self, last_stream: u32) -> Vec<u64> {
         let unseen = |ordinal: u64| stream_id(ordinal) > last_stream;
         let ordinals: Vec<u64> = self
@@ -436,7 +437,8 @@ fn ordinal_of(stream: u32) -> Result<u64, Broken> {
 const ORDINAL_MAX: u64 = (1 << 30) - 2;
 /// A busy connection brings an answer of 0.8 kB for each of dozens of streams per read.
 const READ_BYTES: usize = 256 * 1024;
-/// RFC 9113 §6.5.2 recommends that no server allow fewer, so this many are safe to send before its SETTINGS come.
+/// RFC 9113 §6.5.2 recommends that no server allow fewer, so this many are safe to send before its SETTINGS
+/// come.
 const STREAMS_UNTIL_TOLD: usize = 100;
 /// No BidResponse is this long.
 const ANSWER_BYTES_MAX: usize = 4 << 20;

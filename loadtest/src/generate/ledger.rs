@@ -1,7 +1,7 @@
 //! Who was asked what and when, and what came of it. Takes times as arguments and does no I/O.
 //!
-//! An answer is only noted when it arrives; it is judged and counted when the loop has nothing more urgent to do
-//! ([`Ledger::check_one`]), so that checking never delays a send that is due.
+//! An answer is only noted when it arrives; it is judged and counted when the loop has nothing more urgent to
+//! do ([`Ledger::check_one`]), so that checking never delays a send that is due.
 
 use super::body::Bodies;
 use super::client::{Failure, Observer, Place};
@@ -104,7 +104,8 @@ impl Ledger {
         self.tally(intended_ns).requests += 1;
     }
 
-    /// Gives up the oldest request if it has waited too long. `Some(Some(place))`: the client has to forget it there.
+    /// Gives up the oldest request if it has waited too long. `Some(Some(place))`: the client has to forget
+    /// it there.
     pub(crate) fn expire_one(&mut self, now_ns: u64) -> Option<Option<Place>> {
         let (number, oldest) = self.in_flight.oldest()?;
         if oldest.intended_ns + self.timeout_ns > now_ns {
@@ -181,7 +182,8 @@ impl Ledger {
         let earliest_ns = nanos(self.oracle.earliest(id));
         self.latency.record_ns(latency_ns);
         self.excess.record_ns(latency_ns.saturating_sub(earliest_ns));
-        // The simulator rounds to the nearest point of its timer grid, so half a grid of it is not suspicious.
+        // The simulator rounds to the nearest point of its timer grid, so half a grid of it is not
+        // suspicious.
         self.measured.early += u64::from(latency_ns + EARLY_SLACK_NS < earliest_ns);
     }
 

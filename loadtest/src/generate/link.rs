@@ -92,7 +92,8 @@ impl Link {
                 Ok(0) => return Ok(Peer::Finished),
                 Ok(count) => {
                     self.inbox.extend_from_slice(&scratch[..count]);
-                    // Level-triggered: what came in meanwhile is reported again, so a second read is not owed.
+                    // Level-triggered: what came in meanwhile is reported again, so a second read is not
+                    // owed.
                     if count < scratch.len() {
                         return Ok(Peer::Open);
                     }

@@ -1,5 +1,6 @@
-//! The open-loop SSP: sends bid requests at the times of a schedule, whatever comes back, and has every answer checked.
-//! One thread and one epoll. Never waits for the server, never retries, and says when it was itself the bottleneck.
+//! The open-loop SSP: sends bid requests at the times of a schedule, whatever comes back, and has every
+//! answer checked. One thread and one epoll. Never waits for the server, never retries, and says when it was
+//! itself the bottleneck.
 
 mod body;
 mod client;
@@ -14,7 +15,7 @@ mod random;
 mod schedule;
 mod window;
 
-pub use options::{Options, RunArgs};
+pub use options::{Args, Options};
 pub use schedule::Arrivals;
 
 #[cfg(test)]
@@ -31,25 +32,24 @@ use options::Protocol;
 use progress::Progress;
 use schedule::Schedule;
 use std::io;
-use std::process::ExitCode;
 use std::time::Duration;
 
-/// `corebid-loadtest run`: checks the arguments, runs, prints the report. Exits with 0 when every answer was right, 1 when
-/// not, 2 when the arguments make no sense.
+/// `corebid-loadtest run`: checks the arguments, measures, prints the report. Returns the exit code: 0 when
+/// every answer was right, 1 when not, 2 when the arguments make no sense.
 #[expect(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "the report on stdout is what the program is for"
 )]
-pub fn main(args: &RunArgs) -> ExitCode {
+pub fn run(args: &Args) -> u8 {
     let options = match args.check() {
         Ok(options) => options,
         Err(problem) => {
             eprintln!("corebid-loadtest run: {problem}");
-            return ExitCode::from(2);
+            return 2;
         }
     };
-    match run(&options) {
+    match measure(&options) {
         Ok(report) => {
             let text = if options.json {
                 report.to_json() + "\n"
@@ -57,24 +57,21 @@ pub fn main(args: &RunArgs) -> ExitCode {
                 report.to_table()
             };
             print!("{text}");
-            if report.is_clean() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            u8::from(!report.is_clean())
         }
         Err(error) => {
             eprintln!("corebid-loadtest run: {error}");
-            ExitCode::FAILURE
+            1
         }
     }
 }
 
-/// Runs the whole load: warm-up, measured window, and until the last answer has come or been given up.
+/// The whole load: warm-up, measured window, and until the last answer has come or been given up.
 ///
 /// # Errors
-/// Only when this program cannot work at all (no epoll, no file descriptors). What the server does wrong is in the report.
-pub fn run(options: &Options) -> io::Result<Report> {
+/// Only when this program cannot work at all (no epoll, no file descriptors). What the server does wrong is
+/// in the report.
+pub fn measure(options: &Options) -> io::Result<Report> {
     let mut run = Run::start(options)?;
     while !run.is_over() {
         run.send_what_is_due();
@@ -160,7 +157,8 @@ impl Run {
     }
 
     fn send_what_is_due(&mut self) {
-        // Reads the clock again for each, as a burst takes time to send; but not for ever, or answers would wait.
+        // Reads the clock again for each, as a burst takes time to send; but not for ever, or answers would
+        // wait.
         for _ in 0..SENDS_PER_TURN_MAX {
             let now_ns = self.clock.now_ns();
             let Some((number, intended_ns)) = self.schedule.take_due(now_ns.min(self.end_ns - 1)) else {

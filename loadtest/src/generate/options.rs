@@ -1,4 +1,5 @@
-//! What a run is asked to do: as written (command line and scenario file, everything optional), and as checked.
+//! What a run is asked to do: as written (command line and scenario file, everything optional), and as
+//! checked.
 
 use super::schedule::Arrivals;
 use crate::oracle::{FloorRule, Limits, Rules};
@@ -10,17 +11,19 @@ use std::time::Duration;
 
 /// Sends bid requests to an exchange at a fixed rate, whatever it answers, and checks every answer.
 ///
-/// The load is open: arrivals are scheduled before the run, latency counts from the moment a request was meant to be
-/// sent, and a server that stalls is charged for every request meant to be sent meanwhile.
+/// The load is open: arrivals are scheduled before the run, latency counts from the moment a request was
+/// meant to be sent, and a server that stalls is charged for every request meant to be sent meanwhile.
 ///
-/// The exchange under test must ask simulated DSPs of the same profile (`corebid-loadtest dsps` with equal --seed,
-/// --count, --median-ms, --sigma, --bid-share, --scale-latency) and sell by the same rules (--floor-rule,
-/// --increment-micros, --deadline-ms, --dsp-timeout-ms): the oracle works out each winner and price from them.
+/// The exchange under test must ask simulated DSPs of the same profile (`corebid-loadtest dsps` with equal
+/// --seed, --count, --median-ms, --sigma, --bid-share, --scale-latency) and sell by the same rules
+/// (--floor-rule, --increment-micros, --deadline-ms, --dsp-timeout-ms): the oracle works out each winner and
+/// price from them.
 ///
-/// Exits with 0 when every answer in the measured window was right, 1 when any was wrong, lost or refused, 2 on bad usage.
+/// Exits with 0 when every answer in the measured window was right, 1 when any was wrong, lost or refused, 2
+/// on bad usage.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct RunArgs {
+pub struct Args {
     /// Where to post: http://host:port or http://host:port/path [default path: /openrtb2/auction]
     #[arg(long, value_name = "URL")]
     pub target: Option<String>,
@@ -42,7 +45,8 @@ pub struct RunArgs {
     /// Spacing of the arrivals [default: poisson]
     #[arg(long, value_enum, value_name = "KIND")]
     pub arrivals: Option<Arrivals>,
-    /// Give up on a request after this long; it counts as an error and in the latency at this value [default: 2000]
+    /// Give up on a request after this long; it counts as an error and in the latency at this value [default:
+    /// 2000]
     #[arg(long, value_name = "MS")]
     pub timeout_ms: Option<u64>,
     /// Process to account for: CPU per orchestration, time spent waiting for a CPU, peak memory
@@ -198,32 +202,33 @@ pub(crate) enum Protocol {
     H2 { connections: usize },
 }
 
-impl RunArgs {
+impl Args {
     /// Reads the scenario file if one is named, fills the gaps with defaults and checks the whole.
     ///
     /// # Errors
     /// A sentence for whoever typed it.
     pub fn check(&self) -> Result<Options, String> {
         match &self.scenario {
-            Some(path) => self.over(&RunArgs::from_file(path)?).check_values(),
+            Some(path) => self.over(&Args::from_file(path)?).check_values(),
             None => self.check_values(),
         }
     }
 
-    fn from_file(path: &Path) -> Result<RunArgs, String> {
+    fn from_file(path: &Path) -> Result<Args, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// This, and where it says nothing, `under`. Of the two ways to connect, one given here hides both of `under`.
-    fn over(&self, under: &RunArgs) -> RunArgs {
+    /// This, and where it says nothing, `under`. Of the two ways to connect, one given here hides both of
+    /// `under`.
+    fn over(&self, under: &Args) -> Args {
         let connects = self.connections.is_some() || self.h2_connections.is_some();
         let (connections, h2_connections) = if connects {
             (self.connections, self.h2_connections)
         } else {
             (under.connections, under.h2_connections)
         };
-        RunArgs {
+        Args {
             target: self.target.clone().or_else(|| under.target.clone()),
             rate: self.rate.or(under.rate),
             duration: self.duration.or(under.duration),
@@ -331,9 +336,11 @@ impl RunArgs {
     }
 }
 
-/// Draws are numbered in a byte, of which two are taken (see `Bodies::draw`); 200 is more than any SSP offers at once.
+/// Draws are numbered in a byte, of which two are taken (see `Bodies::draw`); 200 is more than any SSP offers
+/// at once.
 const IMPS_MAX: usize = 200;
-/// One thread sends a request in about 3 us and checks its answer in 6; asking for more than a million a second is a typo.
+/// One thread sends a request in about 3 us and checks its answer in 6; asking for more than a million a
+/// second is a typo.
 const RATE_MAX: f64 = 1e6;
 /// The exchange refuses bodies over 256 KiB by default; 4 MiB leaves room to test that it does.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -397,18 +404,18 @@ fn millis(name: &str, value: f64) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
-    fn minimal() -> RunArgs {
-        RunArgs {
+    fn minimal() -> Args {
+        Args {
             target: Some("http://127.0.0.1:8080".to_owned()),
             rate: Some(10.0),
-            ..RunArgs::default()
+            ..Args::default()
         }
     }
 
     #[test]
     fn target_and_rate_are_required_and_the_rest_has_defaults() {
         assert!(
-            RunArgs {
+            Args {
                 rate: None,
                 ..minimal()
             }
@@ -417,7 +424,7 @@ mod tests {
             .contains("--rate")
         );
         assert!(
-            RunArgs {
+            Args {
                 target: None,
                 ..minimal()
             }
@@ -433,7 +440,7 @@ mod tests {
 
     #[test]
     fn the_deadline_is_the_smaller_of_cap_and_tmax_less_margin() {
-        let options = RunArgs {
+        let options = Args {
             tmax: Some(60),
             ..minimal()
         }
@@ -444,20 +451,20 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_over_the_scenario() {
-        let file: RunArgs = toml::from_str("rate = 500\nsigma = 0.3\nh2_connections = 4").unwrap();
+        let file: Args = toml::from_str("rate = 500\nsigma = 0.3\nh2_connections = 4").unwrap();
         let merged = minimal().over(&file);
         assert_eq!(
             (merged.rate, merged.sigma, merged.h2_connections),
             (Some(10.0), Some(0.3), Some(4))
         );
-        let merged = RunArgs {
+        let merged = Args {
             connections: Some(9),
             ..minimal()
         }
         .over(&file);
         assert_eq!(merged.protocol(), Ok(Protocol::H1 { connections: 9 }));
         assert!(
-            toml::from_str::<RunArgs>("rates = 500").is_err(),
+            toml::from_str::<Args>("rates = 500").is_err(),
             "unknown keys are errors"
         );
     }
@@ -465,23 +472,23 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         for args in [
-            RunArgs {
+            Args {
                 rate: Some(f64::NAN),
                 ..minimal()
             },
-            RunArgs {
+            Args {
                 rate: Some(0.0),
                 ..minimal()
             },
-            RunArgs {
+            Args {
                 imps: Some(0),
                 ..minimal()
             },
-            RunArgs {
+            Args {
                 bid_share: Some(1.5),
                 ..minimal()
             },
-            RunArgs {
+            Args {
                 target: Some("https://localhost".to_owned()),
                 ..minimal()
             },

@@ -1,4 +1,5 @@
-//! One line a second while a run lasts, on a terminal only. Writes to stderr, so that a report can be redirected.
+//! One line a second while a run lasts, on a terminal only. Writes to stderr, so that a report can be
+//! redirected.
 
 use super::ledger::Ledger;
 use std::io::{IsTerminal as _, Write as _};

@@ -1,6 +1,7 @@
 //! Repeatable randomness for schedules and bodies. Not for anything an adversary should not guess.
 
-/// `SplitMix64`: the state is a counter, so a number of the sequence can also be had directly by [`Random::at`].
+/// `SplitMix64`: the state is a counter, so a number of the sequence can also be had directly by
+/// [`Random::at`].
 #[derive(Clone, Debug)]
 pub(crate) struct Random {
     state: u64,
@@ -11,7 +12,8 @@ impl Random {
         Random { state: seed }
     }
 
-    /// A number that depends on `seed` and `index` only, for what must be the same in whatever order it is asked for.
+    /// A number that depends on `seed` and `index` only, for what must be the same in whatever order it is
+    /// asked for.
     pub(crate) fn at(seed: u64, index: u64) -> u64 {
         let mixed = mix(seed.wrapping_add(GOLDEN_GAMMA));
         mix(mixed.wrapping_add(index.wrapping_mul(GOLDEN_GAMMA)))
@@ -28,7 +30,8 @@ impl Random {
         ((self.next() >> 11) + 1) as f64 * (1.0 / 9_007_199_254_740_992.0)
     }
 
-    /// Uniform below `limit`; `limit` is small, so the bias of the multiplication (`limit` / 2^64) is nothing.
+    /// Uniform below `limit`; `limit` is small, so the bias of the multiplication (`limit` / 2^64) is
+    /// nothing.
     #[cfg(test)]
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         scale(self.next(), limit)

@@ -1,5 +1,5 @@
-//! When each request is due. Decided before the run by rate and seed alone: nothing the server does can move an
-//! arrival, which is what makes the load open. Reads no clock.
+//! When each request is due. Decided before the run by rate and seed alone: nothing the server does can move
+//! an arrival, which is what makes the load open. Reads no clock.
 
 use super::random::Random;
 use serde::{Deserialize, Serialize};

@@ -127,36 +127,36 @@ fn serve_h2(
 /// A SETTINGS frame (RFC 9113 §6.5): MAX_CONCURRENT_STREAMS is 20.
 const SETTINGS_20_STREAMS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x14";
 
-fn args(target: &str) -> RunArgs {
-    RunArgs {
+fn args(target: &str) -> Args {
+    Args {
         target: Some(target.to_owned()),
         rate: Some(400.0),
         duration: Some(1.0),
         warmup: Some(0.2),
         scale_latency: Some(0.0),
         timeout_ms: Some(1000),
-        ..RunArgs::default()
+        ..Args::default()
     }
 }
 
-fn report(args: &RunArgs) -> Report {
-    run(&args.check().unwrap()).unwrap()
+fn report(args: &Args) -> Report {
+    measure(&args.check().unwrap()).unwrap()
 }
 
 #[test]
 fn right_answers_are_exact_and_nothing_is_left_over() {
     let target = stub(|_, request| right(request));
     for protocol in [
-        RunArgs {
+        Args {
             imps: Some(2),
             ..args(&target)
         },
-        RunArgs {
+        Args {
             h2_connections: Some(2),
             ..args(&target)
         },
         // Far beyond the windows and frames of HTTP/2's defaults.
-        RunArgs {
+        Args {
             h2_connections: Some(2),
             body_bytes: Some(50_000),
             ..args(&target)
@@ -234,7 +234,7 @@ fn closed_connections_and_garbage_are_errors_of_their_own() {
     drop(listener);
     for protocol in [
         args(&nobody),
-        RunArgs {
+        Args {
             h2_connections: Some(1),
             ..args(&nobody)
         },
@@ -257,12 +257,12 @@ fn requests_without_an_answer_time_out_and_stay_in_the_percentiles() {
     });
     for protocol in [
         args(&target),
-        RunArgs {
+        Args {
             h2_connections: Some(1),
             ..args(&target)
         },
     ] {
-        let report = report(&RunArgs {
+        let report = report(&Args {
             timeout_ms: Some(100),
             rate: Some(100.0),
             ..protocol
@@ -276,8 +276,9 @@ fn requests_without_an_answer_time_out_and_stay_in_the_percentiles() {
     }
 }
 
-/// A server that stops for half a second owes that to every request that was meant to be sent meanwhile, not only to the one
-/// it had. With a single connection a closed-loop generator would report one slow request of 800.
+/// A server that stops for half a second owes that to every request that was meant to be sent meanwhile, not
+/// only to the one it had. With a single connection a closed-loop generator would report one slow request of
+/// 800.
 #[test]
 fn a_pause_is_charged_to_every_request_meant_to_be_sent_meanwhile() {
     let pause = Duration::from_millis(500);
@@ -289,14 +290,15 @@ fn a_pause_is_charged_to_every_request_meant_to_be_sent_meanwhile() {
         }
         right(request)
     });
-    let report = report(&RunArgs {
+    let report = report(&Args {
         connections: Some(1),
         duration: Some(2.0),
         arrivals: Some(Arrivals::Constant),
         ..args(&target)
     });
     assert!(report.is_clean(), "{}", report.to_table());
-    // 200 of 800 requests were meant to be sent in the pause, and waited 250 ms on average: 10 % waited over 300.
+    // 200 of 800 requests were meant to be sent in the pause, and waited 250 ms on average: 10 % waited over
+    // 300.
     assert!(report.latency.p90_ms > 200.0, "{}", report.to_table());
     assert!(report.latency.max_ms >= 500.0);
     assert!(
@@ -317,7 +319,7 @@ fn a_stream_limit_makes_requests_wait_not_fail() {
         std::thread::sleep(Duration::from_millis(5));
         right(request)
     });
-    let report = report(&RunArgs {
+    let report = report(&Args {
         h2_connections: Some(1),
         timeout_ms: Some(10_000),
         ..args(&target)
@@ -335,7 +337,7 @@ fn a_stream_limit_makes_requests_wait_not_fail() {
 #[test]
 fn the_report_reads_back_as_json_and_as_a_table() {
     let target = stub(|_, request| right(request));
-    let report = report(&RunArgs {
+    let report = report(&Args {
         server_pid: Some(std::process::id()),
         ..args(&target)
     });

@@ -1,5 +1,5 @@
-//! A map from consecutive numbers to values that leave roughly in order: a ring, so no hashing and no allocation per
-//! entry. Serves requests in flight by sequence number, and HTTP/2 streams by ordinal.
+//! A map from consecutive numbers to values that leave roughly in order: a ring, so no hashing and no
+//! allocation per entry. Serves requests in flight by sequence number, and HTTP/2 streams by ordinal.
 
 use std::collections::VecDeque;
 

@@ -546,7 +546,7 @@ impl Connection {
                     return Err(protocol("MAX_FRAME_SIZE out of range"));
                 }
                 MAX_FRAME_SIZE => {
-                    self.peer_frame_bytes_max = usize::try_from(value).unwrap_or(FRAME_BYTES_MAX)
+                    self.peer_frame_bytes_max = usize::try_from(value).unwrap_or(FRAME_BYTES_MAX);
                 }
                 // HEADER_TABLE_SIZE is about a table that our encoder does not use.
                 HEADER_TABLE_SIZE => {}

@@ -1,18 +1,19 @@
-//! Whether an answer follows from *some* set of DSP answers that may have been in time. Knows bids and rules; never
-//! clocks, bytes or profiles.
+//! Whether an answer follows from *some* set of DSP answers that may have been in time. Knows bids and rules;
+//! never clocks, bytes or profiles.
 //!
-//! A DSP whose answer comes close to the deadline may or may not have been heard, and nobody outside the exchange can
-//! know which. With `g` of them there are 2^g possible auctions; the check needs none of them, because every condition
-//! an answer puts on the unknown set has one of three shapes:
+//! A DSP whose answer comes close to the deadline may or may not have been heard, and nobody outside the
+//! exchange can know which. With `g` of them there are 2^g possible auctions; the check needs none of them,
+//! because every condition an answer puts on the unknown set has one of three shapes:
 //!
 //! * this DSP was heard (it won an imp);
-//! * this DSP was not heard (its bid is above the winner's, or would have made the winner pay more, or would have sold
-//!   an imp that stayed unsold);
+//! * this DSP was not heard (its bid is above the winner's, or would have made the winner pay more, or would
+//!   have sold an imp that stayed unsold);
 //! * at least one of these DSPs was heard (the clearing price needs a runner-up at exactly that price).
 //!
-//! Conditions of the second shape fix who was absent. Those of the first and third only get easier the more DSPs were
-//! heard, so it is enough to try the largest set left: everybody who is not forced to be absent. That is linear, exact,
-//! and holds across several imps at once, where one DSP is either heard for all of them or for none.
+//! Conditions of the second shape fix who was absent. Those of the first and third only get easier the more
+//! DSPs were heard, so it is enough to try the largest set left: everybody who is not forced to be absent.
+//! That is linear, exact, and holds across several imps at once, where one DSP is either heard for all of
+//! them or for none.
 
 use super::rules::Rules;
 
@@ -70,8 +71,8 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Is there a set of DSPs, holding every [`Presence::Certain`] and no [`Presence::Out`], whose auction gives
-    /// exactly `claims` (one per imp)?
+    /// Is there a set of DSPs, holding every [`Presence::Certain`] and no [`Presence::Out`], whose auction
+    /// gives exactly `claims` (one per imp)?
     pub(crate) fn explain(
         &mut self,
         book: &Book,
@@ -294,7 +295,8 @@ mod tests {
         );
     }
 
-    /// `floor | bids | claim`: bid `0.90` certain, `0.90?` grey, `0.90x` out, `-` none; claim `2 pays 0.80` or `unsold`.
+    /// `floor | bids | claim`: bid `0.90` certain, `0.90?` grey, `0.90x` out, `-` none; claim `2 pays 0.80`
+    /// or `unsold`.
     fn check(row: &str, expected: Result<(), Fault>) {
         let micros = |text: &str| (text.parse::<f64>().unwrap() * 1e6).round() as u64;
         let mut parts = row.split('|').map(str::trim);

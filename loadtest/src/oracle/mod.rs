@@ -1,18 +1,20 @@
-//! Works out what a right answer would be, from the seed and the rules alone, and judges every answer by it. Never
-//! asks the exchange or the simulator anything; does no I/O and reads no clock.
+//! Works out what a right answer would be, from the seed and the rules alone, and judges every answer by it.
+//! Never asks the exchange or the simulator anything; does no I/O and reads no clock.
 //!
 //! # Who was in time?
-//! The DSP simulator's latency is known to the nanosecond, but the exchange's clock starts when the request arrives, the
-//! DSP's when the call arrives, and both have timers of finite grain. So an answer with latency `l` reaches the auction
-//! at `l` plus something that is nearly always positive: the exchange's own work before the call goes out, two trips
-//! through the kernel, the simulator's timer, and whatever any of them waits for a CPU. With `cut` = the smaller of the
-//! DSP timeout and the deadline:
+//! The DSP simulator's latency is known to the nanosecond, but the exchange's clock starts when the request
+//! arrives, the DSP's when the call arrives, and both have timers of finite grain. So an answer with latency
+//! `l` reaches the auction at `l` plus something that is nearly always positive: the exchange's own work
+//! before the call goes out, two trips through the kernel, the simulator's timer, and whatever any of them
+//! waits for a CPU. With `cut` = the smaller of the DSP timeout and the deadline:
 //!
-//! * `l < cut - grey`: **certain**. The exchange had `grey` (15 ms unless told otherwise) for all of the above. If
-//!   it missed this one, the bid is lost, and that is what is being measured.
-//! * `l > cut + grey_after`: **out**. The exchange can only have heard it by closing its auction late; 2 ms are allowed
-//!   for a timer wheel of 1 ms whose tick begins when the call leaves and for a simulator that rounds down.
-//! * in between: **grey**. The answer is right if *some* subset of the grey ones explains it ([`consistency`]).
+//! * `l < cut - grey`: **certain**. The exchange had `grey` (15 ms unless told otherwise) for all of the
+//!   above. If it missed this one, the bid is lost, and that is what is being measured.
+//! * `l > cut + grey_after`: **out**. The exchange can only have heard it by closing its auction late; 2 ms
+//!   are allowed for a timer wheel of 1 ms whose tick begins when the call leaves and for a simulator that
+//!   rounds down.
+//! * in between: **grey**. The answer is right if *some* subset of the grey ones explains it
+//!   ([`consistency`]).
 
 mod answer;
 mod consistency;
@@ -76,8 +78,8 @@ pub enum Verdict {
     Wrong {
         /// What is wrong with it.
         wrong: Wrong,
-        /// It is what an auction without some bid that was certainly in time would have given. Without this the
-        /// exchange did not lose bids, it sold at a price or to a seat that its own rules do not allow.
+        /// It is what an auction without some bid that was certainly in time would have given. Without this
+        /// the exchange did not lose bids, it sold at a price or to a seat that its own rules do not allow.
         bids_lost: bool,
     },
     /// Not an answer to the question, or not one an SSP could use; why.
@@ -136,8 +138,8 @@ impl Oracle {
         }
     }
 
-    /// When an exchange that costs nothing would answer: when the last DSP has answered or reached its timeout, and at
-    /// the deadline at the latest. From the arrival of the request.
+    /// When an exchange that costs nothing would answer: when the last DSP has answered or reached its
+    /// timeout, and at the deadline at the latest. From the arrival of the request.
     pub fn earliest(&self, request_id: &[u8]) -> Duration {
         let slowest = (0..self.profile.count)
             .map(|dsp| self.profile.latency(dsp, request_id))
@@ -200,7 +202,8 @@ impl Oracle {
         }
     }
 
-    /// Turns seats and impids into indexes. A seat nobody has, or a bid the seat did not make, is a wrong winner.
+    /// Turns seats and impids into indexes. A seat nobody has, or a bid the seat did not make, is a wrong
+    /// winner.
     fn read_claims(&mut self, asked: Asked<'_>, sales: &[Sale<'_>]) -> Result<(), Verdict> {
         self.claims.clear();
         self.claims.resize(asked.floors_micros.len(), Claim::Unsold);
@@ -227,8 +230,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// Three questions of the same kind, the likeliest first: exactly the DSPs below the cut? Some subset of the grey
-    /// ones? Or, to name the fault, some subset of all?
+    /// Three questions of the same kind, the likeliest first: exactly the DSPs below the cut? Some subset of
+    /// the grey ones? Or, to name the fault, some subset of all?
     fn weigh(&mut self, sales: &[Sale<'_>]) -> Verdict {
         let Oracle {
             rules,

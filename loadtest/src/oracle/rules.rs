@@ -1,4 +1,5 @@
-//! The rules of one second-price sale, as the oracle understands them. Integers only; knows no time and no JSON.
+//! The rules of one second-price sale, as the oracle understands them. Integers only; knows no time and no
+//! JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,8 @@ pub enum FloorRule {
     AtOrAbove,
 }
 
-/// The auction rules of the exchange under test. They must equal its configuration, or right answers count as wrong.
+/// The auction rules of the exchange under test. They must equal its configuration, or right answers count as
+/// wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Rules {
     /// `auction.floor_rule` of the exchange.
@@ -31,8 +33,9 @@ impl Rules {
         }
     }
 
-    /// What a winner at `winner_micros` pays over one rival at `rival_micros`; the floor itself counts as a rival.
-    /// It never falls when the rival rises, so over many rivals the clearing price is the highest of these.
+    /// What a winner at `winner_micros` pays over one rival at `rival_micros`; the floor itself counts as a
+    /// rival. It never falls when the rival rises, so over many rivals the clearing price is the highest of
+    /// these.
     pub(crate) fn clearing(self, winner_micros: u64, rival_micros: u64) -> u64 {
         rival_micros
             .saturating_add(self.increment_micros)

@@ -1,5 +1,5 @@
-//! What came of a run: counts, percentiles and costs, as a table for people and as JSON for programs. Measures nothing
-//! itself, and hides nothing: what makes a figure doubtful is said beside it.
+//! What came of a run: counts, percentiles and costs, as a table for people and as JSON for programs.
+//! Measures nothing itself, and hides nothing: what makes a figure doubtful is said beside it.
 
 mod latency;
 mod table;
@@ -26,17 +26,18 @@ pub struct Report {
     pub warmup: Tally,
     /// Rates over the measured window, per second.
     pub rates: Rates,
-    /// From the intended send time to the complete answer: what a user of an open system sees. Requests given up
-    /// count with the time they were waited for; refused and broken ones are not in here but in the counts.
+    /// From the intended send time to the complete answer: what a user of an open system sees. Requests given
+    /// up count with the time they were waited for; refused and broken ones are not in here but in the
+    /// counts.
     pub latency: Percentiles,
-    /// Latency less the earliest moment at which this request's auction could have been complete (the slowest DSP, its
-    /// timeout or the deadline): what the exchange, the kernel and this generator added.
+    /// Latency less the earliest moment at which this request's auction could have been complete (the slowest
+    /// DSP, its timeout or the deadline): what the exchange, the kernel and this generator added.
     pub excess: Percentiles,
-    /// From the moment the bytes were handed to the kernel to the complete answer. Blind to whatever delayed the
-    /// sending: there for comparison with latency, not for publication.
+    /// From the moment the bytes were handed to the kernel to the complete answer. Blind to whatever delayed
+    /// the sending: there for comparison with latency, not for publication.
     pub service_time: Percentiles,
-    /// How late this generator was: from the intended send time to the attempt. Waiting for a free connection is not in
-    /// here, that is the server's doing.
+    /// How late this generator was: from the intended send time to the attempt. Waiting for a free connection
+    /// is not in here, that is the server's doing.
     pub send_lateness: Percentiles,
     /// How long requests that found no free connection waited for one. Part of their latency.
     pub connection_wait: Percentiles,
@@ -122,8 +123,8 @@ pub struct Tally {
     pub errors: Errors,
     /// Requests that found no free connection and waited inside the generator.
     pub queued: u64,
-    /// Answers that came before any exchange could have had all DSPs' answers: it asks fewer than it should, or its DSPs
-    /// are not the ones of this profile.
+    /// Answers that came before any exchange could have had all DSPs' answers: it asks fewer than it should,
+    /// or its DSPs are not the ones of this profile.
     pub early: u64,
     /// What the oracle thinks of the answers with status 200 and 204.
     pub verification: Verification,
@@ -161,8 +162,8 @@ pub struct Verification {
     pub missing_no_bid: u64,
     /// Not an answer to the question.
     pub malformed: u64,
-    /// Of the wrong ones: those explained by bids that were certainly in time and were not heard. A wrong answer that
-    /// is not among these is a wrong auction.
+    /// Of the wrong ones: those explained by bids that were certainly in time and were not heard. A wrong
+    /// answer that is not among these is a wrong auction.
     pub bids_lost: u64,
 }
 
@@ -178,8 +179,8 @@ pub struct GeneratorUsage {
 }
 
 impl Report {
-    /// Whether the exchange did everything right in the measured window, and nothing with money wrong before it.
-    /// Bids lost and errors while warming up are forgiven: connections and caches were cold.
+    /// Whether the exchange did everything right in the measured window, and nothing with money wrong before
+    /// it. Bids lost and errors while warming up are forgiven: connections and caches were cold.
     pub fn is_clean(&self) -> bool {
         self.measured.verification.is_clean()
             && self.measured.errors == Errors::default()

@@ -6,7 +6,8 @@ use std::fs;
 /// Counters of a process since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct ProcessSample {
-    /// User and system time of all threads, also of those that have ended, in nanoseconds (resolution: a tick, 10 ms).
+    /// User and system time of all threads, also of those that have ended, in nanoseconds (resolution: a
+    /// tick, 10 ms).
     pub(crate) cpu_ns: u64,
     /// Time that threads alive now were runnable but waited for a CPU, in nanoseconds.
     pub(crate) run_delay_ns: u64,
@@ -28,8 +29,9 @@ pub struct ServerUsage {
     pub cpu_us_per_orchestration: f64,
     /// CPUs busy on average: 1 is one core.
     pub cpus_busy: f64,
-    /// Time its threads were runnable but had to wait for a CPU (all threads of `/proc/PID/task/*/schedstat`), in
-    /// microseconds per orchestration. Large means: somebody else is on its cores, or it has more threads than cores.
+    /// Time its threads were runnable but had to wait for a CPU (all threads of
+    /// `/proc/PID/task/*/schedstat`), in microseconds per orchestration. Large means: somebody else is on its
+    /// cores, or it has more threads than cores.
     pub run_delay_us_per_orchestration: f64,
     /// The same, in seconds over the window.
     pub run_delay_s: f64,
@@ -82,10 +84,12 @@ impl ThreadSample {
     }
 }
 
-/// `USER_HZ` has been 100 on every Linux architecture in use for twenty years, and is part of the ABI of `/proc`.
+/// `USER_HZ` has been 100 on every Linux architecture in use for twenty years, and is part of the ABI of
+/// `/proc`.
 const NS_PER_TICK: u64 = 10_000_000;
 
-/// `proc(5)`: fields 14 and 15. The second field, the name, may hold anything, so count from its last parenthesis.
+/// `proc(5)`: fields 14 and 15. The second field, the name, may hold anything, so count from its last
+/// parenthesis.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(14 - 3);

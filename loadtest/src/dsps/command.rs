@@ -1,0 +1,200 @@
+//! `corebid-loadtest dsps`: the simulator on the command line. Says when it is ready and what it did; quiet in between.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::{Assignment, Dsps, GRID_DEFAULT, Options};
+use crate::simulated::Profile;
+
+/// Command line of `dsps`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Number of DSPs
+    #[arg(long, value_name = "N", default_value_t = 23, value_parser = clap::value_parser!(u16).range(1..))]
+    count: u16,
+
+    /// Port of DSP 1; the others follow. 0 takes free ports
+    #[arg(long, value_name = "PORT", default_value_t = 9001)]
+    base_port: u16,
+
+    /// Address to listen on
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+
+    /// Seed of every latency and bid: equal seeds give equal answers
+    #[arg(long, value_name = "N", default_value_t = Profile::default().seed)]
+    seed: u64,
+
+    /// Median latency of each DSP, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = Profile::default().median_ms)]
+    median_ms: f64,
+
+    /// Sigma of the lognormal latency
+    #[arg(long, value_name = "SIGMA", default_value_t = Profile::default().sigma)]
+    sigma: f64,
+
+    /// Share of imps that a DSP bids on, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = Profile::default().bid_share)]
+    bid_share: f64,
+
+    /// Multiplies every latency; 0 answers at once
+    #[arg(long, value_name = "X", default_value_t = Profile::default().scale_latency)]
+    scale_latency: f64,
+
+    /// Answers leave on a grid this wide, rounded to nearest, in microseconds. Wider is cheaper
+    #[arg(long, value_name = "US", default_value_t = grid_default_us(), value_parser = clap::value_parser!(u64).range(1..))]
+    grid_us: u64,
+
+    /// What is wrong with some DSPs, as KIND@N, KIND@N-M or KIND@all, counted from 1, separated by commas. Kinds: reset,
+    /// reset-stream, close, stall, garbage, garbage-json, drip, huge, statusNNN, wrong-id, late:MS, refuse, redirect,
+    /// gzip-bomb, empty, goaway [default: nothing is]
+    #[arg(long, value_name = "FAULT", value_delimiter = ',')]
+    fault: Vec<Assignment>,
+
+    /// Always answer with the body in a file, as FILE@N. @@REQUEST_ID@@ and @@IMP_ID@@ in it become the request's ids.
+    /// May be repeated [default: simulated bids]
+    #[arg(long, value_name = "FILE@N")]
+    body_file: Vec<FileOf>,
+
+    /// Write the bytes in a file to the socket instead of an answer, as FILE@N. May be repeated [default: HTTP]
+    #[arg(long, value_name = "FILE@N")]
+    raw_file: Vec<FileOf>,
+
+    /// Event loops; DSPs are dealt out to them in turn
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    threads: usize,
+
+    /// Cores to pin the loops to, separated by commas [default: not pinned]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Vec<usize>,
+}
+
+/// `FILE@N`, with the DSP as an index from 0.
+#[derive(Debug, Clone)]
+struct FileOf {
+    path: PathBuf,
+    dsp: u16,
+}
+
+impl FromStr for FileOf {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, number) = text
+            .rsplit_once('@')
+            .ok_or("expected FILE@DSP, for example answer.json@3")?;
+        let number: Option<u16> = number.parse().ok();
+        let dsp = number
+            .and_then(|number| number.checked_sub(1))
+            .ok_or("DSPs are numbered from 1")?;
+        Ok(Self {
+            path: path.into(),
+            dsp,
+        })
+    }
+}
+
+/// Serves until SIGINT or SIGTERM and returns the process's exit code: 0 stopped, 1 failed, 2 bad usage.
+pub fn run(args: &Args) -> u8 {
+    let options = match args.options() {
+        Ok(options) => options,
+        Err(why) => return complain(2, &why),
+    };
+    // Before the first thread, so that a signal during the start is not lost.
+    let mut signals = match Signals::new([SIGINT, SIGTERM]) {
+        Ok(signals) => signals,
+        Err(error) => return complain(1, &error.to_string()),
+    };
+    let (host, count) = (options.host, options.profile.count);
+    let dsps = match Dsps::start(options) {
+        Ok(dsps) => dsps,
+        Err(error) => return complain(1, &error.to_string()),
+    };
+    let ports = match dsps.ports() {
+        [port] => port.to_string(),
+        [first, .., last] if usize::from(last.wrapping_sub(*first)) + 1 == dsps.ports().len() => {
+            format!("{first}-{last}")
+        }
+        scattered => scattered
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(","),
+    };
+    say(&format!(
+        "{count} DSPs on {host}:{ports}, seed {}, HTTP/1.1 and HTTP/2. Ctrl-C stops them.",
+        args.seed
+    ));
+    signals.forever().next();
+    let total = dsps.total();
+    dsps.stop();
+    say(&format!(
+        "{} requests: {} answered with bids, {} without, {} faults",
+        total.requests, total.bids, total.no_bids, total.faults
+    ));
+    0
+}
+
+impl Args {
+    fn options(&self) -> Result<Options, String> {
+        let not_negative = |name: &str, value: f64| {
+            let valid = value.is_finite() && value >= 0.0;
+            if valid {
+                Ok(value)
+            } else {
+                Err(format!("--{name} must be a number that is not negative"))
+            }
+        };
+        let profile = Profile {
+            seed: self.seed,
+            count: self.count,
+            median_ms: not_negative("median-ms", self.median_ms)?,
+            sigma: not_negative("sigma", self.sigma)?,
+            bid_share: not_negative("bid-share", self.bid_share)?,
+            scale_latency: not_negative("scale-latency", self.scale_latency)?,
+        };
+        let mut faults = Vec::new();
+        for assignment in &self.fault {
+            faults.extend(assignment.dsps(self.count)?.map(|dsp| (dsp, assignment.fault)));
+        }
+        let read = |files: &[FileOf]| files.iter().map(FileOf::read).collect::<Result<Vec<_>, _>>();
+        Ok(Options {
+            profile,
+            host: self.host,
+            base_port: self.base_port,
+            threads: self.threads,
+            cores: self.cores.clone(),
+            grid: Duration::from_micros(self.grid_us),
+            faults,
+            bodies: read(&self.body_file)?,
+            raw: read(&self.raw_file)?,
+        })
+    }
+}
+
+impl FileOf {
+    fn read(&self) -> Result<(u16, Vec<u8>), String> {
+        let bytes = std::fs::read(&self.path).map_err(|error| format!("{}: {error}", self.path.display()))?;
+        Ok((self.dsp, bytes))
+    }
+}
+
+fn grid_default_us() -> u64 {
+    u64::try_from(GRID_DEFAULT.as_micros()).unwrap_or(1)
+}
+
+/// Standard output may be closed by whoever started us: the DSPs serve on.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn complain(exit_code: u8, why: &str) -> u8 {
+    let _ = writeln!(std::io::stderr(), "error: {why}");
+    exit_code
+}
