@@ -1,4 +1,5 @@
-//! The generator (`corebid-loadtest run`). A stand-in so that this branch compiles; the generator's own branch replaces it.
+//! The generator (`corebid-loadtest run`). A stand-in so that this branch compiles; the generator's own
+//! branch replaces it.
 
 /// Command line of `run`.
 #[derive(Debug, clap::Args)]
