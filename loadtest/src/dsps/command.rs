@@ -48,8 +48,8 @@ pub struct Args {
     #[arg(long, value_name = "X", default_value_t = Profile::default().scale_latency)]
     scale_latency: f64,
 
-    /// Answers leave on a grid this wide, rounded to nearest, in microseconds. Wider is cheaper: above
-    /// some 5,000 requests a second per core 500 is right
+    /// Answers leave on a grid this wide, rounded to nearest, in microseconds. Wider is cheaper,
+    /// because answers of one grid point and connection share a write
     #[arg(long, value_name = "US", default_value_t = grid_default_us())]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     grid_us: u64,
