@@ -155,14 +155,16 @@ fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> O
         });
         return None;
     }
-    let target = Target::resolve(&dsp.host, dsp.port, &dsp.path)
-        .map_err(|source| {
+    let target = match Target::resolve(&dsp.host, dsp.port, &dsp.path) {
+        Ok(target) => target,
+        Err(source) => {
             note(StartError::Endpoint {
                 dsp: dsp.name.clone(),
                 source,
-            })
-        })
-        .ok()?;
+            });
+            return None;
+        }
+    };
     Some(DspOptions {
         name: dsp.name.clone(),
         target,
