@@ -120,7 +120,7 @@ impl Readiness {
         };
     }
 
-    /// Hands what is ready now to `each`, at most [`EVENTS_MAX`] sockets. Returns how many events there were, the
+    /// Hands what is ready now to `each`, at most `EVENTS_MAX` sockets. Returns how many events there were, the
     /// alarm among them; never waits.
     ///
     /// # Errors
