@@ -1,0 +1,212 @@
+//! HTTP/2 with prior knowledge on the port that speaks HTTP/1.1 as well.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use corebid_loadtest::dsps::{self, Dsps};
+use corebid_loadtest::simulated::Profile;
+use h2::client::SendRequest;
+use http::{Method, Request};
+
+use crate::harness::{Dsp, Exchange, PATIENCE, Setup};
+
+const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}}]}"#;
+
+/// Simulated DSPs that answer at once and always bid.
+fn eager(count: u16) -> Dsps {
+    Dsps::start(dsps::Options {
+        profile: Profile {
+            count,
+            bid_share: 1.0,
+            scale_latency: 0.0,
+            ..Profile::default()
+        },
+        ..dsps::Options::default()
+    })
+    .unwrap()
+}
+
+fn exchange(dsps: &Dsps) -> Exchange {
+    let named = |(n, port): (usize, &u16)| Dsp::new(format!("d{n}"), *port);
+    Exchange::start(&Setup::of(dsps.ports().iter().enumerate().map(named)))
+}
+
+/// Runs a client over one connection.
+fn with_client<F: Future<Output = ()>>(address: SocketAddr, client: impl FnOnce(SendRequest<Bytes>) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (send, connection) = h2::client::Builder::new()
+            .initial_max_send_streams(1000)
+            .handshake(stream)
+            .await
+            .unwrap();
+        tokio::task::spawn_local(async move {
+            let _ended = connection.await;
+        });
+        tokio::time::timeout(PATIENCE, client(send))
+            .await
+            .expect("it answers");
+    });
+}
+
+async fn ask(
+    send: &SendRequest<Bytes>,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> (u16, Vec<u8>) {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(format!("http://exchange{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut send = send.clone().ready().await.unwrap();
+    let body = body.into();
+    let (response, mut stream) = send
+        .send_request(request.body(()).unwrap(), body.is_empty())
+        .unwrap();
+    if !body.is_empty() {
+        stream.send_data(body, true).unwrap();
+    }
+    let response = response.await.unwrap();
+    let status = response.status().as_u16();
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece.unwrap();
+        let _open = body.flow_control().release_capacity(piece.len());
+        bytes.extend_from_slice(&piece);
+    }
+    (status, bytes)
+}
+
+async fn bid(send: &SendRequest<Bytes>, body: impl Into<Bytes>) -> (u16, Vec<u8>) {
+    ask(send, Method::POST, "/openrtb2/auction", &[], body).await
+}
+
+#[test]
+fn many_streams_at_once_each_get_their_own_answer() {
+    let dsps = eager(3);
+    let exchange = exchange(&dsps);
+    with_client(exchange.listen, async |send| {
+        let streams: Vec<_> = (0..300)
+            .map(|n| {
+                let send = send.clone();
+                tokio::task::spawn_local(async move {
+                    let body = REQUEST.replace("\"r\"", &format!("\"stream-{n}\""));
+                    let (status, answer) = bid(&send, body).await;
+                    let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+                    assert_eq!((status, &answer["id"]), (200, &format!("stream-{n}").into()));
+                })
+            })
+            .collect();
+        for stream in streams {
+            stream.await.unwrap();
+        }
+    });
+    exchange.wait_for("requests_total{status=\"200\"}", 300);
+    exchange.wait_for("in_flight", 0);
+}
+
+#[test]
+fn both_protocols_on_one_port_with_one_meaning() {
+    let dsps = eager(2);
+    let exchange = exchange(&dsps);
+    let mut h1 = exchange.connect();
+    with_client(exchange.listen, async |send| {
+        assert_eq!(bid(&send, REQUEST).await, (200, h1.bid(REQUEST).body));
+        assert_eq!(bid(&send, "{").await, (400, h1.bid("{").body));
+        for (method, path, status) in [
+            (Method::GET, "/openrtb2/auction", 405),
+            (Method::GET, "/nowhere", 404),
+            (Method::GET, "/status", 200),
+            (Method::POST, "/openrtb2/auction", 400),
+        ] {
+            let answer = ask(&send, method, path, &[], "").await;
+            assert_eq!(answer.0, status, "{path}");
+        }
+        let encoding = [("content-encoding", "br")];
+        let answer = ask(&send, Method::POST, "/openrtb2/auction", &encoding, REQUEST).await;
+        assert_eq!(answer.0, 415);
+        let long = format!("{{\"id\":\"{}\"}}", "x".repeat(300_000));
+        let request = Request::post("http://exchange/openrtb2/auction")
+            .header("content-length", long.len())
+            .body(())
+            .unwrap();
+        let mut ready = send.clone().ready().await.unwrap();
+        let (response, mut stream) = ready.send_request(request, false).unwrap();
+        let _may_be_refused = stream.send_data(long.into(), true);
+        assert_eq!(response.await.unwrap().status(), 413);
+        assert_eq!(
+            bid(&send, REQUEST).await.0,
+            200,
+            "a stream's fault is not the connection's"
+        );
+    });
+}
+
+#[test]
+fn streams_that_are_reset_leave_nothing_in_flight() {
+    let dsps = eager(1);
+    dsps.set_fault(0, dsps::Fault::Stall);
+    let exchange = exchange(&dsps);
+    with_client(exchange.listen, async |send| {
+        let mut streams = Vec::new();
+        for _ in 0..5 {
+            let request = Request::post("http://exchange/openrtb2/auction")
+                .body(())
+                .unwrap();
+            let mut ready = send.clone().ready().await.unwrap();
+            let (response, mut stream) = ready.send_request(request, false).unwrap();
+            stream.send_data(REQUEST.into(), true).unwrap();
+            streams.push((response, stream));
+        }
+        // The client's own task must go on while this one asks for metrics.
+        let is = async |expected| {
+            for _ in 0..500 {
+                if exchange.metrics().sum("in_flight") == expected {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            false
+        };
+        assert!(is(5).await, "five in flight");
+        for (_, stream) in &mut streams {
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        // Long before the deadline of 8 s: the fan-out is given up with its stream.
+        assert!(is(0).await, "none in flight");
+    });
+}
+
+/// A client that pauses within the preface is HTTP/2 all the same, and one that begins like it and goes on otherwise
+/// is refused as HTTP/1.1.
+#[test]
+fn the_preface_may_come_in_pieces() {
+    let dsps = eager(1);
+    let exchange = exchange(&dsps);
+    let mut stream = std::net::TcpStream::connect(exchange.listen).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    for piece in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".chunks(5) {
+        stream.write_all(piece).unwrap();
+        std::thread::yield_now();
+    }
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[3], 4, "the first frame is SETTINGS: {head:?}");
+
+    let mut odd = exchange.connect();
+    odd.send("PRIX / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(odd.answer().status, 404);
+}
