@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     /// Members in any order, any whitespace, escaped names, anything in `ext` and in members nobody knows.
     #[test]
@@ -54,7 +54,7 @@ proptest! {
     /// Bytes changed, cut out and put in: neither reads what the other refuses.
     #[test]
     fn a_mangled_document_is_json_to_both_or_to_none(which in any::<Index>(), mangling in mangling()) {
-        let mut body = which.get(&*DOCUMENTS).clone();
+        let mut body = which.get(&DOCUMENTS).clone();
         for (at, cut, put) in mangling {
             let at = at.index(body.len() + 1);
             body.splice(at..(at + cut).min(body.len()), put);
@@ -152,8 +152,10 @@ fn texts(list: &Value) -> Vec<&str> {
         .collect()
 }
 
+/// By serde_json too: it rounds some numbers of 16 digits to another float than the standard library does, which is one
+/// reason why prices stay text.
 fn number(text: &[u8]) -> f64 {
-    std::str::from_utf8(text).unwrap().parse().unwrap()
+    serde_json::from_slice(text).unwrap()
 }
 
 /// Small ones, so that a change is likely to hit something.
@@ -321,7 +323,7 @@ fn optional(name: &'static str, text: impl Strategy<Value = String> + 'static) -
 fn object(members: Vec<Member>) -> BoxedStrategy<String> {
     let member = |(required, name, text): Member| {
         (
-            prop::bool::weighted(if required { 1.0 } else { 0.5 }),
+            prop_oneof![Just(true), Just(required)],
             key_text(name),
             space(),
             space(),

@@ -4,4 +4,6 @@
 pub mod dsps;
 pub mod generate;
 pub mod net;
+pub mod oracle;
+pub mod report;
 pub mod simulated;

@@ -16,7 +16,7 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Send bid requests to an exchange and check what comes back
-    Run(generate::Args),
+    Run(Box<generate::Args>),
     /// Be the DSPs
     Dsps(dsps::command::Args),
 }

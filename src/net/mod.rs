@@ -11,6 +11,8 @@ mod socket;
 mod stream;
 mod timer;
 
+use std::time::Duration;
+
 pub use listener::{Listener, bind, local_address};
 pub use readiness::{Interest, Readiness, Ready};
 pub use signal::Signal;
@@ -26,6 +28,11 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 /// Lets every other task of this shard that can run do so first.
 pub async fn yield_now() {
     futures_lite::future::yield_now().await;
+}
+
+/// Lets the shard do other things, or sleep, for so long. For pauses below the timer wheel's tick.
+pub async fn pause(length: Duration) {
+    glommio::timer::sleep(length).await;
 }
 
 /// What hyper spawns its HTTP/2 streams with.

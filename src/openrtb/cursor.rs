@@ -66,6 +66,12 @@ impl<'p, 'a> Cursor<'p, 'a> {
         self.node
     }
 
+    /// Everything has been passed. True once the top level has; anything else means that simd-json's two lists are
+    /// not in step as this module takes them to be.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.node == self.nodes.len() && self.mark == self.marks.len()
+    }
+
     /// Where the value in front begins.
     pub(super) fn offset(&self) -> usize {
         self.marks[self.mark] as usize

@@ -9,6 +9,8 @@
 pub(super) enum Kind {
     Text,
     Texts,
+    /// A string that holds a JSON document. Some SSPs send the document itself.
+    TextOrObject,
     /// A whole number. OpenRTB gives no ranges: -1 and the like mean something in a few places.
     Int,
     /// A whole number of something of which there cannot be fewer than none: pixels, bits, seconds.
@@ -130,7 +132,7 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
     true
 }
 
-use Kind::{Count, Floor, Int, Ints, Number, Object, Objects, Text, Texts};
+use Kind::{Count, Floor, Int, Ints, Number, Object, Objects, Text, TextOrObject, Texts};
 
 /// `NAME "section" [required members] { kind => members; }`
 macro_rules! tables {
@@ -226,7 +228,8 @@ tables! {
         Objects(&DUR_FLOORS) => durfloors;
     }
     NATIVE "§3.2.9" [request] {
-        Text => request ver;
+        TextOrObject => request;
+        Text => ver;
         Ints => api battr;
     }
     FORMAT "§3.2.10" [] {

@@ -86,6 +86,7 @@ impl<'a> Reader<'_, 'a> {
                 _ => self.check(&BID_REQUEST, index),
             }
         }
+        debug_assert!(self.cursor.is_at_end());
         request.has_device = members.has(DEVICE);
         request.has_user = members.has(USER);
         if members.is_null(TMAX)

@@ -47,6 +47,7 @@ impl<'a> Reader<'_, 'a> {
                 _ => self.cursor.skip(),
             }
         }
+        debug_assert!(self.cursor.is_at_end());
         refuse_repeated(&members)?;
         Ok(response)
     }

@@ -287,6 +287,9 @@ pub(super) fn check(cursor: &mut Cursor<'_, '_>, field: &Field, required: bool, 
         Kind::Text if matches!(value, Node::Object { .. }) => {
             problems.wrong_type(position, "a string", value);
         }
+        Kind::TextOrObject if !matches!(value, Node::String(_) | Node::Object { .. }) => {
+            problems.wrong_type(position, "a string", value);
+        }
         Kind::Texts if required && !matches!(value, Node::Array { .. }) => {
             problems.wrong_type(position, "an array of strings", value);
         }
@@ -299,7 +302,7 @@ pub(super) fn check(cursor: &mut Cursor<'_, '_>, field: &Field, required: bool, 
             floor(cursor, problems);
             return;
         }
-        Kind::Text | Kind::Texts | Kind::Number => {}
+        Kind::Text | Kind::TextOrObject | Kind::Texts | Kind::Number => {}
     }
     cursor.skip();
 }

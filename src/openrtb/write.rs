@@ -46,7 +46,7 @@ pub fn write_response(out: &mut Vec<u8>, id_raw: &[u8], cur: &str, wins: &[Win<'
     out.extend_from_slice(b"]}");
 }
 
-/// Appends an answer that says no: an empty `seatbid`, and why, as a number of the list in rules of OpenRTB 3.0.
+/// Appends an answer that says no: an empty `seatbid`, and why, in a number of the list that 2.6 takes from OpenRTB 3.0.
 pub fn write_no_bid(out: &mut Vec<u8>, id_raw: &[u8], nbr: Option<u16>) {
     out.extend_from_slice(b"{\"id\":");
     out.extend_from_slice(id_raw);

@@ -5,7 +5,9 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
+use super::epoch::Epoch;
 use crate::clock::{self, Timers};
 use crate::fanout::Http1Pool;
 use crate::net::{self, Readiness};
@@ -18,6 +20,7 @@ pub(super) fn start(
     pool: &Rc<Http1Pool>,
     timers: &Rc<Timers>,
     recorder: &Rc<Recorder>,
+    epoch_max: Duration,
 ) -> Rc<Cell<Option<io::Error>>> {
     let failure = Rc::new(Cell::new(None));
     let driver = Driver {
@@ -25,6 +28,7 @@ pub(super) fn start(
         pool: Rc::clone(pool),
         timers: Rc::clone(timers),
         recorder: Rc::clone(recorder),
+        epoch_max,
     };
     let tells = Rc::clone(&failure);
     net::spawn(async move {
@@ -39,10 +43,12 @@ struct Driver {
     pool: Rc<Http1Pool>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
+    epoch_max: Duration,
 }
 
 impl Driver {
     async fn run(&self) -> io::Result<Infallible> {
+        let mut epoch = Epoch::new(self.epoch_max, clock::now(), clock::thread_cpu());
         loop {
             let now = clock::now();
             let moved = self.pool.turn(now)?;
@@ -51,12 +57,17 @@ impl Driver {
                 self.readiness.wait().await?;
                 continue;
             }
-            // Everything that was woken runs now; how long until it is this task's turn again is how long a DSP's
-            // answer may lie unread.
-            net::yield_now().await;
-            let stall = clock::now().since(now);
-            self.recorder
-                .loop_stall(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX));
+            let pause = epoch.length(now, clock::thread_cpu);
+            if pause.is_zero() {
+                // Everything that was woken runs now; how long until it is this task's turn again is how long a
+                // DSP's answer may lie unread.
+                net::yield_now().await;
+                let stall = clock::now().since(now);
+                self.recorder
+                    .loop_stall(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX));
+            } else {
+                net::pause(pause).await;
+            }
         }
     }
 }

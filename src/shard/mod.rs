@@ -6,6 +6,7 @@
 mod accept;
 mod cores;
 mod driver;
+mod epoch;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -50,6 +51,8 @@ pub struct Blueprint {
     pub dsps: Vec<DspOptions>,
     /// Limits of the DSP connections.
     pub pool: PoolLimits,
+    /// How long answers may be left to gather when the shard is busy.
+    pub epoch_max: Duration,
     /// How long what is in flight may take to finish when draining.
     pub drain: Duration,
 }
@@ -138,7 +141,7 @@ async fn run(
     let pool = pool(blueprint, &readiness, &recorder);
     let ingress = ingress(blueprint, &pool, &timers, &recorder);
 
-    let driver = driver::start(&readiness, &pool.pool, &timers, &recorder);
+    let driver = driver::start(&readiness, &pool.pool, &timers, &recorder, blueprint.epoch_max);
     let stop_accepting = Rc::new(Signal::default());
     let accepting = accept::start(Listener::new(post.listener)?, &ingress, &timers, &stop_accepting);
     let _unheard = post.events.send(Event::Ready(post.index));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Prepared;
 use crate::auction::{FloorRule, Rules};
@@ -65,6 +66,10 @@ impl fmt::Display for StartErrors {
 
 impl std::error::Error for StartErrors {}
 
+/// Half a millisecond costs a busy shard's answers a quarter of one on average, out of a deadline of 90, and saves it a
+/// third of its work.
+const EPOCH_MAX: Duration = Duration::from_micros(500);
+
 pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
     let mut errors = Vec::new();
     let mut note = |error| errors.push(error);
@@ -124,6 +129,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
             response_bytes_max: server.max_response_bytes,
             ..PoolLimits::default()
         },
+        epoch_max: EPOCH_MAX,
         drain: server.drain,
     };
     Ok(Prepared {

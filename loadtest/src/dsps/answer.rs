@@ -1,11 +1,9 @@
 //! Writes what a DSP answers. The parts that never change are built once; an answer is a few copies between them.
 //! Writes into buffers; knows no connection and no clock.
 
-use std::io::Write;
 use std::sync::LazyLock;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::{Compress, Compression, Crc, FlushCompress};
 
 use crate::net::hpack;
 use crate::simulated::{self, Bid, Profile};
@@ -336,19 +334,38 @@ fn write_integer(mut n: u64, out: &mut Vec<u8>) {
 /// 50 MB: far above any sensible limit on a DSP's answer, small enough to be sent in a test.
 pub(super) const HUGE_BYTES: u64 = 50 << 20;
 
-/// What [`HUGE_BYTES`] of spaces become.
+/// One gzip member that inflates to [`HUGE_BYTES`] of spaces. Made of one compressed mebibyte repeated: a full flush makes
+/// it independent of what is before it, and compressing all of it would stop the loop for a second.
 pub(super) static GZIP_BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    let block = [b' '; 1 << 16];
-    // Writing to a vector cannot fail.
-    for _ in 0..HUGE_BYTES >> 16 {
-        let _ = encoder.write_all(&block);
+    const HEADER: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
+    const EMPTY_LAST_BLOCK: &[u8] = &[3, 0];
+    let spaces = vec![b' '; 1 << 20];
+    let mut block = Vec::with_capacity(1 << 16);
+    let mut compress = Compress::new(Compression::best(), false);
+    // Cannot fail on a fresh stream with room for the output; should it, the bomb would be a dud, and its test red.
+    let _ = compress.compress_vec(&spaces, &mut block, FlushCompress::Full);
+    let (mut block_sum, mut sum) = (Crc::new(), Crc::new());
+    block_sum.update(&spaces);
+    let mut bomb = HEADER.to_vec();
+    for _ in 0..HUGE_BYTES >> 20 {
+        bomb.extend_from_slice(&block);
+        sum.combine(&block_sum);
     }
-    encoder.finish().unwrap_or_default()
+    extend(
+        &mut bomb,
+        &[
+            EMPTY_LAST_BLOCK,
+            &sum.sum().to_le_bytes(),
+            &sum.amount().to_le_bytes(),
+        ],
+    );
+    bomb
 });
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn packed(ids: &[&str]) -> PackedIds {
@@ -438,6 +455,15 @@ mod tests {
             write_price(micros, &mut out);
             assert_eq!(String::from_utf8_lossy(&out), text);
         }
+    }
+
+    #[test]
+    fn the_bomb_is_small_and_inflates_whole() -> std::io::Result<()> {
+        let mut inflated = Vec::new();
+        flate2::read::GzDecoder::new(GZIP_BOMB.as_slice()).read_to_end(&mut inflated)?;
+        assert_eq!(inflated.len() as u64, HUGE_BYTES);
+        assert!(GZIP_BOMB.len() < 100_000, "{} bytes", GZIP_BOMB.len());
+        Ok(())
     }
 
     #[test]

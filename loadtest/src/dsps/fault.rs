@@ -37,7 +37,7 @@ pub enum Fault {
     Refuse,
     /// Answers 302 to itself.
     Redirect,
-    /// Answers 200 with 50 MB of spaces in some 50 kB of gzip.
+    /// Answers 200 with 50 MB of spaces in less than 100 kB of gzip.
     GzipBomb,
     /// Answers 200 without a body.
     Empty,

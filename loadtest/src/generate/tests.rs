@@ -1,0 +1,363 @@
+//! Whole runs against a small exchange made of threads, which answers right, wrong, late or not at all.
+
+use super::*;
+use crate::net::{h1, h2, hpack};
+use crate::oracle::{Asked, twin};
+use crate::report::Errors;
+use crate::simulated::Profile;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// What to send for the n-th request the stub sees: status and body. May sleep.
+type Behaviour = Arc<dyn Fn(u64, &[u8]) -> (u16, String) + Send + Sync>;
+
+/// DSPs that answer at once, so that only the stub decides how long anything takes.
+fn prompt_dsps() -> Profile {
+    Profile {
+        scale_latency: 0.0,
+        ..Profile::default()
+    }
+}
+
+/// A right answer.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a floor in micros"
+)]
+fn right(request: &[u8]) -> (u16, String) {
+    let parsed: serde_json::Value = serde_json::from_slice(request).unwrap();
+    let micros = |imp: &serde_json::Value| (imp["bidfloor"].as_f64().unwrap() * 1e6).round() as u64;
+    let floors: Vec<u64> = parsed["imp"].as_array().unwrap().iter().map(micros).collect();
+    let asked = Asked {
+        id: parsed["id"].as_str().unwrap().as_bytes(),
+        floors_micros: &floors,
+    };
+    twin::exchange(&prompt_dsps(), asked, |_| true).map_or((204, String::new()), |body| (200, body))
+}
+
+/// Starts a stub that serves HTTP/1.1 and, by the preface, HTTP/2. Its threads end with the test's process.
+fn stub(behaviour: impl Fn(u64, &[u8]) -> (u16, String) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (behaviour, count): (Behaviour, _) = (Arc::new(behaviour), Arc::new(AtomicU64::new(0)));
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let (behaviour, count) = (Arc::clone(&behaviour), Arc::clone(&count));
+            std::thread::spawn(move || {
+                serve(socket, &|request| {
+                    behaviour(count.fetch_add(1, Ordering::Relaxed), request)
+                })
+            });
+        }
+    });
+    url
+}
+
+/// A status of 0 closes the connection instead.
+fn serve(mut socket: TcpStream, answer: &dyn Fn(&[u8]) -> (u16, String)) -> Option<()> {
+    socket.set_nodelay(true).ok()?;
+    let mut input = Vec::new();
+    let mut chunk = [0; 65_536];
+    let mut decoded = Vec::new();
+    loop {
+        let count = socket.read(&mut chunk).ok().filter(|&count| count > 0)?;
+        input.extend_from_slice(&chunk[..count]);
+        if input.starts_with(b"PRI ") {
+            return serve_h2(socket, input, answer);
+        }
+        while let Ok(h1::Progress::Complete(request)) = h1::read_request(&input, &mut decoded) {
+            let (status, body) = answer(request.body);
+            let consumed = request.consumed;
+            input.drain(..consumed);
+            if status == 0 {
+                return None;
+            }
+            let length = body.len();
+            write!(
+                socket,
+                "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .ok()?;
+        }
+    }
+}
+
+fn serve_h2(
+    mut socket: TcpStream,
+    mut input: Vec<u8>,
+    answer: &dyn Fn(&[u8]) -> (u16, String),
+) -> Option<()> {
+    let mut out = Vec::new();
+    let mut http = h2::Connection::server(&mut out);
+    out.extend_from_slice(SETTINGS_20_STREAMS);
+    let mut bodies = std::collections::HashMap::<u32, Vec<u8>>::new();
+    let mut chunk = [0; 65_536];
+    loop {
+        let mut rest = &input[..];
+        while let Some(event) = http.next(&mut rest, &mut out).unwrap() {
+            let h2::Event::Data {
+                stream,
+                bytes,
+                end_stream,
+            } = event
+            else {
+                continue;
+            };
+            bodies.entry(stream).or_default().extend_from_slice(bytes);
+            if end_stream {
+                let (status, body) = answer(&bodies.remove(&stream)?);
+                let mut block = Vec::new();
+                hpack::encode_literal(b":status", status.to_string().as_bytes(), &mut block);
+                http.send(stream, &block, body.as_bytes(), &mut out);
+            }
+        }
+        let left = rest.len();
+        input.drain(..input.len() - left);
+        socket.write_all(&out).ok()?;
+        out.clear();
+        let count = socket.read(&mut chunk).ok().filter(|&count| count > 0)?;
+        input.extend_from_slice(&chunk[..count]);
+    }
+}
+
+/// A SETTINGS frame (RFC 9113 §6.5): MAX_CONCURRENT_STREAMS is 20.
+const SETTINGS_20_STREAMS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x14";
+
+fn args(target: &str) -> Args {
+    Args {
+        target: Some(target.to_owned()),
+        rate: Some(400.0),
+        duration: Some(1.0),
+        warmup: Some(0.2),
+        scale_latency: Some(0.0),
+        timeout_ms: Some(1000),
+        ..Args::default()
+    }
+}
+
+fn report(args: &Args) -> Report {
+    measure(&args.check().unwrap()).unwrap()
+}
+
+#[test]
+fn right_answers_are_exact_and_nothing_is_left_over() {
+    let target = stub(|_, request| right(request));
+    for protocol in [
+        Args {
+            imps: Some(2),
+            ..args(&target)
+        },
+        Args {
+            h2_connections: Some(2),
+            ..args(&target)
+        },
+        // Far beyond the windows and frames of HTTP/2's defaults.
+        Args {
+            h2_connections: Some(2),
+            body_bytes: Some(50_000),
+            ..args(&target)
+        },
+    ] {
+        let report = report(&protocol);
+        let (measured, rates) = (&report.measured, report.rates);
+        assert!(report.is_clean(), "{}", report.to_table());
+        assert!(
+            (300..500).contains(&measured.requests),
+            "{} requests",
+            measured.requests
+        );
+        assert_eq!(measured.verification.exact, measured.requests);
+        assert_eq!(measured.answers(), measured.requests);
+        assert!(measured.statuses[&204] > 0 && measured.statuses[&200] > 100);
+        assert_eq!(report.latency.count, measured.requests);
+        assert!(
+            (rates.achieved - rates.offered).abs() < 0.05 * rates.offered,
+            "{rates:?}"
+        );
+        assert!(report.warmup.requests > 40);
+    }
+}
+
+#[test]
+fn each_kind_of_wrong_answer_is_counted_as_what_it_is() {
+    let target = stub(|n, request| {
+        let (status, body) = right(request);
+        if status == 204 {
+            return (status, body);
+        }
+        match n % 8 {
+            0 => (200, body.replace(r#""price":"#, r#""price":1"#)),
+            1 => (200, body.replace(r#""seat":"seat-"#, r#""seat":"seat-9"#)),
+            2 => (204, String::new()),
+            3 => (200, body.replace(r#"{"id":"0"#, r#"{"id":"1"#)),
+            4 => (503, String::new()),
+            _ => (200, body),
+        }
+    });
+    let report = report(&args(&target));
+    let v = report.measured.verification;
+    assert!(!report.is_clean());
+    for count in [
+        v.wrong_price,
+        v.wrong_winner,
+        v.unexpected_no_bid,
+        v.malformed,
+        report.measured.refused(),
+    ] {
+        assert!((20..90).contains(&count), "{}", report.to_table());
+    }
+    // A 204 is what an exchange that heard nobody answers; the others no lost bid explains.
+    assert_eq!(v.bids_lost, v.unexpected_no_bid);
+    assert_eq!(v.exact + v.within_grey + v.wrong(), report.measured.answers());
+    assert_eq!(report.examples.len(), 5);
+}
+
+#[test]
+fn closed_connections_and_garbage_are_errors_of_their_own() {
+    let target = stub(|n, request| {
+        if n % 10 == 0 {
+            (0, String::new())
+        } else {
+            right(request)
+        }
+    });
+    let closing = report(&args(&target));
+    assert!(closing.measured.errors.reset > 10, "{}", closing.to_table());
+    assert_eq!(closing.measured.errors.total(), closing.measured.errors.reset);
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    for protocol in [
+        args(&nobody),
+        Args {
+            h2_connections: Some(1),
+            ..args(&nobody)
+        },
+    ] {
+        let refused = report(&protocol);
+        assert_eq!(
+            refused.measured.errors.connect,
+            refused.measured.requests,
+            "{}",
+            refused.to_table()
+        );
+    }
+}
+
+#[test]
+fn requests_without_an_answer_time_out_and_stay_in_the_percentiles() {
+    let target = stub(|_, request| {
+        std::thread::sleep(Duration::from_secs(3));
+        right(request)
+    });
+    for protocol in [
+        args(&target),
+        Args {
+            h2_connections: Some(1),
+            ..args(&target)
+        },
+    ] {
+        let report = report(&Args {
+            timeout_ms: Some(100),
+            rate: Some(100.0),
+            ..protocol
+        });
+        let expected = Errors {
+            timeout: report.measured.requests,
+            ..Errors::default()
+        };
+        assert_eq!(report.measured.errors, expected);
+        assert!(report.latency.count == report.measured.requests && report.latency.p50_ms >= 99.0);
+    }
+}
+
+/// A server that stops for half a second owes that to every request that was meant to be sent meanwhile, not
+/// only to the one it had. With a single connection a closed-loop generator would report one slow request of
+/// 800.
+#[test]
+fn a_pause_is_charged_to_every_request_meant_to_be_sent_meanwhile() {
+    let pause = Duration::from_millis(500);
+    let began = Mutex::new(None::<Instant>);
+    let target = stub(move |n, request| {
+        if n == 300 {
+            *began.lock().unwrap() = Some(Instant::now());
+            std::thread::sleep(pause);
+        }
+        right(request)
+    });
+    let report = report(&Args {
+        connections: Some(1),
+        duration: Some(2.0),
+        arrivals: Some(Arrivals::Constant),
+        ..args(&target)
+    });
+    assert!(report.is_clean(), "{}", report.to_table());
+    // 200 of 800 requests were meant to be sent in the pause, and waited 250 ms on average: 10 % waited over
+    // 300.
+    assert!(report.latency.p90_ms > 200.0, "{}", report.to_table());
+    assert!(report.latency.max_ms >= 500.0);
+    assert!(
+        report.service_time.p99_ms < 100.0,
+        "one request in 800 was slow once sent"
+    );
+    assert!(report.connection_wait.max_ms > 400.0 && report.measured.queued > 190);
+    assert!(
+        report.send_lateness.p99_ms < 100.0,
+        "the wait was the server's doing, not the generator's"
+    );
+}
+
+#[test]
+fn a_stream_limit_makes_requests_wait_not_fail() {
+    // One connection of the stub answers 200/s, one after another; half the requests of a second pile up.
+    let target = stub(|_, request| {
+        std::thread::sleep(Duration::from_millis(5));
+        right(request)
+    });
+    let report = report(&Args {
+        h2_connections: Some(1),
+        timeout_ms: Some(10_000),
+        ..args(&target)
+    });
+    assert!(report.is_clean(), "{}", report.to_table());
+    assert_eq!(report.measured.verification.exact, report.measured.requests);
+    assert!(
+        report.measured.queued > 50 && report.connection_wait.max_ms > 100.0,
+        "{}",
+        report.to_table()
+    );
+    assert_eq!(report.connections_peak, 1);
+}
+
+#[test]
+fn the_report_reads_back_as_json_and_as_a_table() {
+    let target = stub(|_, request| right(request));
+    let report = report(&Args {
+        server_pid: Some(std::process::id()),
+        ..args(&target)
+    });
+    let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+    assert_eq!(
+        json["measured"]["verification"]["exact"],
+        report.measured.requests
+    );
+    assert_eq!(json["conditions"]["arrivals"], "poisson");
+    assert!(json["server"]["rss_peak_mib"].as_f64().unwrap() > 1.0);
+    let table = report.to_table();
+    for line in [
+        "rate ",
+        "answers ",
+        "latency ",
+        "excess ",
+        "server ",
+        "generator ",
+        "every answer was right",
+    ] {
+        assert!(table.contains(line), "{table}");
+    }
+}

@@ -1,0 +1,262 @@
+//! What came of a run: counts, percentiles and costs, as a table for people and as JSON for programs.
+//! Measures nothing itself, and hides nothing: what makes a figure doubtful is said beside it.
+
+mod latency;
+mod table;
+mod usage;
+
+pub use latency::Percentiles;
+pub use usage::ServerUsage;
+
+pub(crate) use latency::Latencies;
+pub(crate) use usage::{ProcessSample, ThreadSample};
+
+use crate::oracle::{Verdict, Wrong};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// A whole run. Its JSON is the `--json` output.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// What was asked for.
+    pub conditions: Conditions,
+    /// Requests meant to be sent in the measured window.
+    pub measured: Tally,
+    /// Requests meant to be sent before it. Checked, not measured.
+    pub warmup: Tally,
+    /// Rates over the measured window, per second.
+    pub rates: Rates,
+    /// From the intended send time to the complete answer: what a user of an open system sees. Requests given
+    /// up count with the time they were waited for; refused and broken ones are not in here but in the
+    /// counts.
+    pub latency: Percentiles,
+    /// Latency less the earliest moment at which this request's auction could have been complete (the slowest
+    /// DSP, its timeout or the deadline): what the exchange, the kernel and this generator added.
+    pub excess: Percentiles,
+    /// From the moment the bytes were handed to the kernel to the complete answer. Blind to whatever delayed
+    /// the sending: there for comparison with latency, not for publication.
+    pub service_time: Percentiles,
+    /// How late this generator was: from the intended send time to the attempt. Waiting for a free connection
+    /// is not in here, that is the server's doing.
+    pub send_lateness: Percentiles,
+    /// How long requests that found no free connection waited for one. Part of their latency.
+    pub connection_wait: Percentiles,
+    /// Most connections open at once.
+    pub connections_peak: usize,
+    /// The server's cost, when its pid was given and it was there throughout.
+    pub server: Option<ServerUsage>,
+    /// This program's own cost.
+    pub generator: GeneratorUsage,
+    /// What makes the figures doubtful, in words. Empty is good.
+    pub warnings: Vec<String>,
+    /// The first few wrong answers, for whoever has to find out why.
+    pub examples: Vec<String>,
+}
+
+/// What was asked for, so that a saved report can be read on its own.
+#[derive(Clone, Debug, Serialize)]
+pub struct Conditions {
+    /// Where requests went.
+    pub target: String,
+    /// `h1` or `h2`.
+    pub protocol: &'static str,
+    /// Most connections allowed.
+    pub connections_max: usize,
+    /// Requests per second asked for.
+    pub rate: f64,
+    /// `poisson` or `constant`.
+    pub arrivals: crate::generate::Arrivals,
+    /// Length of the measured window, in seconds.
+    pub duration_s: f64,
+    /// Length of the warm-up before it, in seconds.
+    pub warmup_s: f64,
+    /// The longest request body, in bytes.
+    pub body_bytes: usize,
+    /// Imps per request.
+    pub imps: usize,
+    /// The simulated DSPs.
+    pub dsps: DspConditions,
+    /// The auction rules expected.
+    pub rules: crate::oracle::Rules,
+    /// The exchange's deadline from arrival, in milliseconds.
+    pub deadline_ms: f64,
+    /// The exchange's timeout per DSP, in milliseconds.
+    pub dsp_timeout_ms: f64,
+}
+
+/// The profile of the simulated DSPs.
+#[derive(Clone, Debug, Serialize)]
+pub struct DspConditions {
+    /// Seed of everything drawn.
+    pub seed: u64,
+    /// How many DSPs.
+    pub count: u16,
+    /// Median latency, in milliseconds.
+    pub median_ms: f64,
+    /// Sigma of the lognormal.
+    pub sigma: f64,
+    /// Share of imps bid on.
+    pub bid_share: f64,
+    /// Factor on latencies.
+    pub scale_latency: f64,
+}
+
+/// Requests per second over the measured window.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rates {
+    /// What the schedule held. A Poisson schedule of rate R has R on average.
+    pub offered: f64,
+    /// What was sent.
+    pub sent: f64,
+    /// What was answered with 200 or 204, whenever it was sent.
+    pub achieved: f64,
+}
+
+/// Counts of what happened to a set of requests.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tally {
+    /// How many there were.
+    pub requests: u64,
+    /// Answers by HTTP status.
+    pub statuses: BTreeMap<u16, u64>,
+    /// Requests without an answer, by reason.
+    pub errors: Errors,
+    /// Requests that found no free connection and waited inside the generator.
+    pub queued: u64,
+    /// Answers that came before any exchange could have had all DSPs' answers: it asks fewer than it should,
+    /// or its DSPs are not the ones of this profile.
+    pub early: u64,
+    /// What the oracle thinks of the answers with status 200 and 204.
+    pub verification: Verification,
+}
+
+/// Requests without an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Errors {
+    /// The connection could not be opened.
+    pub connect: u64,
+    /// The connection or stream was closed before the answer was complete.
+    pub reset: u64,
+    /// No answer in time; given up.
+    pub timeout: u64,
+    /// Not HTTP.
+    pub parse: u64,
+    /// Bytes that came without a request outstanding.
+    pub unasked: u64,
+}
+
+/// Verdicts of the oracle, each answer in exactly one of the first seven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verification {
+    /// What an exchange without overhead would have answered.
+    pub exact: u64,
+    /// Right if some DSPs close to the deadline were heard and others not.
+    pub within_grey: u64,
+    /// Another bid was higher, or the seat made no such bid.
+    pub wrong_winner: u64,
+    /// The right winner at the wrong price.
+    pub wrong_price: u64,
+    /// No sale of an imp (or a 204) although a bid that was certainly in time could have won.
+    pub unexpected_no_bid: u64,
+    /// A sale although no bid could have won.
+    pub missing_no_bid: u64,
+    /// Not an answer to the question.
+    pub malformed: u64,
+    /// Of the wrong ones: those explained by bids that were certainly in time and were not heard. A wrong
+    /// answer that is not among these is a wrong auction.
+    pub bids_lost: u64,
+}
+
+/// What this program took.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct GeneratorUsage {
+    /// Share of the measured window its one thread was on a CPU.
+    pub cpu_share: f64,
+    /// Share of the window it was runnable but another had the CPU.
+    pub run_delay_share: f64,
+    /// It was late or out of CPU: the figures say as much about the generator as about the server.
+    pub was_the_limit: bool,
+}
+
+impl Report {
+    /// Whether the exchange did everything right in the measured window, and nothing with money wrong before
+    /// it. Bids lost and errors while warming up are forgiven: connections and caches were cold.
+    pub fn is_clean(&self) -> bool {
+        self.measured.verification.is_clean()
+            && self.measured.errors == Errors::default()
+            && self.measured.refused() == 0
+            && self.warmup.verification.wrong_auctions() == 0
+    }
+
+    /// The `--json` output, one line.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The table for people, several lines.
+    pub fn to_table(&self) -> String {
+        table::render(self)
+    }
+}
+
+impl Tally {
+    /// Answers of status 200 and 204.
+    pub fn answers(&self) -> u64 {
+        [200, 204]
+            .iter()
+            .filter_map(|status| self.statuses.get(status))
+            .sum()
+    }
+
+    /// Answers of any other status.
+    pub fn refused(&self) -> u64 {
+        self.statuses.values().sum::<u64>() - self.answers()
+    }
+}
+
+impl Errors {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.connect + self.reset + self.timeout + self.parse + self.unasked
+    }
+}
+
+impl Verification {
+    pub(crate) fn count(&mut self, verdict: &Verdict) {
+        let counter = match verdict {
+            Verdict::Exact => &mut self.exact,
+            Verdict::WithinGrey => &mut self.within_grey,
+            Verdict::Malformed(_) => &mut self.malformed,
+            Verdict::Wrong {
+                wrong: Wrong::Winner, ..
+            } => &mut self.wrong_winner,
+            Verdict::Wrong {
+                wrong: Wrong::Price, ..
+            } => &mut self.wrong_price,
+            Verdict::Wrong {
+                wrong: Wrong::UnexpectedNoBid,
+                ..
+            } => &mut self.unexpected_no_bid,
+            Verdict::Wrong {
+                wrong: Wrong::MissingNoBid,
+                ..
+            } => &mut self.missing_no_bid,
+        };
+        *counter += 1;
+        self.bids_lost += u64::from(matches!(verdict, Verdict::Wrong { bids_lost: true, .. }));
+    }
+
+    /// Answers that no set of DSPs explains.
+    pub fn wrong(&self) -> u64 {
+        self.wrong_winner + self.wrong_price + self.unexpected_no_bid + self.missing_no_bid + self.malformed
+    }
+
+    /// Wrong answers that lost bids do not explain: the exchange broke its own rules.
+    pub fn wrong_auctions(&self) -> u64 {
+        self.wrong() - self.bids_lost
+    }
+
+    fn is_clean(&self) -> bool {
+        self.wrong() == 0
+    }
+}

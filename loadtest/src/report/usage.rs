@@ -1,0 +1,160 @@
+//! What a process has cost, from `/proc`. Reads files and divides; never signals or traces anything.
+
+use serde::Serialize;
+use std::fs;
+
+/// Counters of a process since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct ProcessSample {
+    /// User and system time of all threads, also of those that have ended, in nanoseconds (resolution: a
+    /// tick, 10 ms).
+    pub(crate) cpu_ns: u64,
+    /// Time that threads alive now were runnable but waited for a CPU, in nanoseconds.
+    pub(crate) run_delay_ns: u64,
+    /// The most memory that was resident, in bytes.
+    pub(crate) rss_peak_bytes: u64,
+}
+
+/// CPU and waiting time of the calling thread, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ThreadSample {
+    pub(crate) cpu_ns: u64,
+    pub(crate) run_delay_ns: u64,
+}
+
+/// The server over the measured window.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ServerUsage {
+    /// User and system time, in microseconds per orchestration answered in the window.
+    pub cpu_us_per_orchestration: f64,
+    /// CPUs busy on average: 1 is one core.
+    pub cpus_busy: f64,
+    /// Time its threads were runnable but had to wait for a CPU (all threads of
+    /// `/proc/PID/task/*/schedstat`), in microseconds per orchestration. Large means: somebody else is on its
+    /// cores, or it has more threads than cores.
+    pub run_delay_us_per_orchestration: f64,
+    /// The same, in seconds over the window.
+    pub run_delay_s: f64,
+    /// The most memory it ever had resident, in MiB (`VmHWM`).
+    pub rss_peak_mib: f64,
+}
+
+impl ProcessSample {
+    /// `None` when there is no such process (any more).
+    pub(crate) fn take(pid: u32) -> Option<ProcessSample> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        // A thread may end between the listing and the reading; then it no longer waits either.
+        let delays = tasks.flatten().filter_map(|task| {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            read_schedstat(&text).map(|sample| sample.run_delay_ns)
+        });
+        Some(ProcessSample {
+            cpu_ns: cpu_ticks(&stat)? * NS_PER_TICK,
+            run_delay_ns: delays.sum(),
+            rss_peak_bytes: rss_peak_bytes(&status)?,
+        })
+    }
+
+    /// What happened from `before` to `self`, over `window_ns` and `orchestrations`.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "nanoseconds of a run and counts fit a double"
+    )]
+    pub(crate) fn since(self, before: ProcessSample, window_ns: u64, orchestrations: u64) -> ServerUsage {
+        let cpu_ns = self.cpu_ns.saturating_sub(before.cpu_ns) as f64;
+        let delay_ns = self.run_delay_ns.saturating_sub(before.run_delay_ns) as f64;
+        let per_orchestration_us = |ns: f64| ns / 1e3 / orchestrations.max(1) as f64;
+        ServerUsage {
+            cpu_us_per_orchestration: rounded(per_orchestration_us(cpu_ns)),
+            cpus_busy: rounded(cpu_ns / window_ns.max(1) as f64),
+            run_delay_us_per_orchestration: rounded(per_orchestration_us(delay_ns)),
+            run_delay_s: rounded(delay_ns / 1e9),
+            rss_peak_mib: rounded(self.rss_peak_bytes as f64 / f64::from(1 << 20)),
+        }
+    }
+}
+
+impl ThreadSample {
+    /// All zeros where the kernel keeps no scheduler statistics.
+    pub(crate) fn take() -> ThreadSample {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        read_schedstat(&text).unwrap_or_default()
+    }
+}
+
+/// `USER_HZ` has been 100 on every Linux architecture in use for twenty years, and is part of the ABI of
+/// `/proc`.
+const NS_PER_TICK: u64 = 10_000_000;
+
+/// `proc(5)`: fields 14 and 15. The second field, the name, may hold anything, so count from its last
+/// parenthesis.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(14 - 3);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+fn rss_peak_bytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
+
+/// Time on a CPU, time waiting for one, and time slices (`Documentation/scheduler/sched-stats.rst`).
+fn read_schedstat(text: &str) -> Option<ThreadSample> {
+    let mut fields = text.split_ascii_whitespace().map(str::parse);
+    Some(ThreadSample {
+        cpu_ns: fields.next()?.ok()?,
+        run_delay_ns: fields.next()?.ok()?,
+    })
+}
+
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_past_any_name() {
+        let stat = "42 (a) b (c)) S 1 42 42 0 -1 4194560 100 0 0 0 17 5 0 0 20 0 1 0 123 0 0";
+        assert_eq!(cpu_ticks(stat), Some(22));
+    }
+
+    #[test]
+    fn our_own_process_can_be_sampled() {
+        let sample = ProcessSample::take(std::process::id()).unwrap();
+        assert!(sample.rss_peak_bytes > 1 << 20);
+        assert_eq!(ProcessSample::take(u32::MAX), None);
+    }
+
+    #[test]
+    fn usage_is_per_orchestration() {
+        let before = ProcessSample {
+            cpu_ns: 1_000_000_000,
+            run_delay_ns: 0,
+            rss_peak_bytes: 0,
+        };
+        let after = ProcessSample {
+            cpu_ns: 3_000_000_000,
+            run_delay_ns: 100_000_000,
+            rss_peak_bytes: 64 << 20,
+        };
+        let usage = after.since(before, 4_000_000_000, 20_000);
+        assert_eq!((usage.cpu_us_per_orchestration, usage.cpus_busy), (100.0, 0.5));
+        assert_eq!(
+            (usage.run_delay_us_per_orchestration, usage.rss_peak_mib),
+            (5.0, 64.0)
+        );
+    }
+}
