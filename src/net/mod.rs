@@ -13,7 +13,7 @@ mod timer;
 
 use std::time::Duration;
 
-pub use listener::{Listener, bind, local_address};
+pub use listener::{Listener, bind, local_address, refuse_if_taken};
 pub use readiness::{Interest, Readiness, Ready};
 pub use signal::Signal;
 pub use socket::{Progress, Socket};
