@@ -28,7 +28,10 @@ impl Table {
                 answer.map_or(Does::NoBid, Does::Answers)
             })
         });
-        let configured = DSPS.iter().zip(&dsps).map(|(name, dsp)| Dsp::new(*name, dsp.port));
+        let configured = DSPS
+            .iter()
+            .zip(&dsps)
+            .map(|(name, dsp)| Dsp::new(*name, dsp.port));
         let setup = Setup {
             dsps: Setup::of(configured).dsps,
             auction: format!("{}{}", crate::harness::NO_HURRY, setup.auction),
@@ -108,23 +111,48 @@ fn prices() {
     let table = Table::new(Setup::default());
     let check = |what, request, bids: &[&str], expected| table.check(what, request, bids, expected);
 
-    check("second price", IMP, &["1=1.00", "1=2.00", "1=1.50"], "1 b 1.500001");
+    check(
+        "second price",
+        IMP,
+        &["1=1.00", "1=2.00", "1=1.50"],
+        "1 b 1.500001",
+    );
     check("alone, no floor", IMP, &["", "1=2.00"], "1 b 0.000001");
-    check("a micro apart", IMP, &["1=1.999999", "1=2.0"], "1 b 2.0");
+    check("a micro apart", IMP, &["1=1.999999", "1=2.0"], "1 b 2");
     check("equal: pays its bid", IMP, &["1=2", "", ""], "1 a 0.000001");
-    check("its own second bid is no runner-up", IMP, &["1=1.00 1=2.00"], "1 a 0.000001");
+    check(
+        "its own second bid is no runner-up",
+        IMP,
+        &["1=1.00 1=2.00"],
+        "1 a 0.000001",
+    );
     check("nobody bids", IMP, &[], "204");
     check("zero offers nothing", IMP, &["1=0"], "204");
     check("exponents are prices", IMP, &["1=15e-1", "1=1.2"], "1 a 1.200001");
-    check("more than six decimals truncate", IMP, &["1=2", "1=1.9999999"], "1 a 2.0");
-    check("seat as named", IMP, &["seat:x 1=1", "seat:y 1=2"], "1 y 1.000001");
+    check(
+        "more than six decimals truncate",
+        IMP,
+        &["1=2", "1=1.9999999"],
+        "1 a 2",
+    );
+    check(
+        "seat as named",
+        IMP,
+        &["seat:x 1=1", "seat:y 1=2"],
+        "1 y 1.000001",
+    );
     check(
         "first price",
         r#""imp":[{"id":"1","banner":{}}],"at":1"#,
         &["1=1.00", "1=2.00"],
-        "1 b 2.0",
+        "1 b 2",
     );
-    check("an unknown imp is nobody's", IMP, &["2=5.00", "1=1.00"], "1 b 0.000001");
+    check(
+        "an unknown imp is nobody's",
+        IMP,
+        &["2=5.00", "1=1.00"],
+        "1 b 0.000001",
+    );
 }
 
 #[test]
@@ -133,10 +161,20 @@ fn floors() {
     let table = Table::new(Setup::default());
     let check = |what, f, bids: &[&str], expected| table.check(what, &floor(f), bids, expected);
     check("pays the floor", "1.00", &["1=1.50"], "1 a 1.000001");
-    check("at the floor enters", "1.00", &["1=1.00"], "1 a 1.0");
+    check("at the floor enters", "1.00", &["1=1.00"], "1 a 1");
     check("below does not", "1.00", &["1=0.99"], "204");
-    check("the runner-up is above it", "1.00", &["1=1.50", "1=1.20"], "1 a 1.200001");
-    check("a runner-up below it is none", "1.00", &["1=1.50", "1=0.90"], "1 a 1.000001");
+    check(
+        "the runner-up is above it",
+        "1.00",
+        &["1=1.50", "1=1.20"],
+        "1 a 1.200001",
+    );
+    check(
+        "a runner-up below it is none",
+        "1.00",
+        &["1=1.50", "1=0.90"],
+        "1 a 1.000001",
+    );
     check("floors round up", "1.0000001", &["1=1.000001"], "1 a 1.000001");
     check("floors round up", "1.0000001", &["1=1.000000"], "204");
 
@@ -147,8 +185,18 @@ fn floors() {
     let check = |what, f, bids: &[&str], expected| above.check(what, &floor(f), bids, expected);
     check("at the floor stays out", "1.00", &["1=1.00"], "204");
     check("above it enters", "1.00", &["1=1.50"], "1 a 1.01");
-    check("an increment never passes the bid", "1.00", &["1=1.000001"], "1 a 1.000001");
-    check("an increment of a cent", "1.00", &["1=1.50", "1=1.40"], "1 a 1.41");
+    check(
+        "an increment never passes the bid",
+        "1.00",
+        &["1=1.000001"],
+        "1 a 1.000001",
+    );
+    check(
+        "an increment of a cent",
+        "1.00",
+        &["1=1.50", "1=1.40"],
+        "1 a 1.41",
+    );
 }
 
 #[test]
@@ -163,21 +211,69 @@ fn deals() {
     let (open, private) = (pmp(0), pmp(1));
     let table = Table::new(Setup::default());
     let check = |what, request: &str, bids: &[&str], expected| table.check(what, request, bids, expected);
-    check("a fixed price is paid", &open, &["1=5.00@fixed", "1=2.00"], "1 a 3.0");
-    check("less than agreed drops", &open, &["1=2.99@fixed", "1=2.00"], "1 b 1.000001");
-    check("a fixed price is worth no more", &open, &["1=9.00@fixed", "1=3.50"], "1 b 3.000001");
-    check("a deal's own first price", &open, &["1=2.50@first", "1=2.00"], "1 a 2.5");
-    check("below the deal's floor", &open, &["1=1.99@first", "1=1.50"], "1 b 1.000001");
-    check("a deal that is not offered", &open, &["1=9.00@other", "1=1.50"], "1 b 1.000001");
-    check("a deal of another seat", &open, &["seat:y 1=9.00@x-only", "1=1.50"], "1 b 1.000001");
-    check("a deal of this seat", &open, &["seat:x 1=9.00@x-only", "1=1.50"], "1 x 1.500001");
-    check("private: open bids stay out", &private, &["1=9.00", "1=2.00@first"], "1 b 2.0");
+    check(
+        "a fixed price is paid",
+        &open,
+        &["1=5.00@fixed", "1=2.00"],
+        "1 a 3",
+    );
+    check(
+        "less than agreed drops",
+        &open,
+        &["1=2.99@fixed", "1=2.00"],
+        "1 b 1.000001",
+    );
+    check(
+        "a fixed price is worth no more",
+        &open,
+        &["1=9.00@fixed", "1=3.50"],
+        "1 b 3.000001",
+    );
+    check(
+        "a deal's own first price",
+        &open,
+        &["1=2.50@first", "1=2.00"],
+        "1 a 2.5",
+    );
+    check(
+        "below the deal's floor",
+        &open,
+        &["1=1.99@first", "1=1.50"],
+        "1 b 1.000001",
+    );
+    check(
+        "a deal that is not offered",
+        &open,
+        &["1=9.00@other", "1=1.50"],
+        "1 b 1.000001",
+    );
+    check(
+        "a deal of another seat",
+        &open,
+        &["seat:y 1=9.00@x-only", "1=1.50"],
+        "1 b 1.000001",
+    );
+    check(
+        "a deal of this seat",
+        &open,
+        &["seat:x 1=9.00@x-only", "1=1.50"],
+        "1 x 1.500001",
+    );
+    check(
+        "private: open bids stay out",
+        &private,
+        &["1=9.00", "1=2.00@first"],
+        "1 b 2",
+    );
     check("private: nobody has a deal", &private, &["1=9.00"], "204");
 }
 
 #[test]
 fn currencies() {
-    let rates = TempFile::new("json", r#"{"conversions":{"EUR":{"USD":1.25},"USD":{"JPY":150}}}"#);
+    let rates = TempFile::new(
+        "json",
+        r#"{"conversions":{"EUR":{"USD":1.25},"USD":{"JPY":150}}}"#,
+    );
     let table = Table::new(Setup {
         auction: format!("rates_file = \"{}\"\n", rates.0.display()),
         ..Setup::default()
@@ -191,34 +287,94 @@ fn currencies() {
         }
     };
     let both = r#""cur":["USD","EUR"]"#;
-    check("euros are worth more", both, &["EUR 1=2.00", "1=2.40"], "1 a 2.400001", "USD");
-    check("euros set the price", both, &["EUR 1=2.00", "1=2.60"], "1 b 2.500001", "USD");
-    check("euros not asked for", r#""cur":["USD"]"#, &["EUR 1=2.00", "1=1"], "1 b 0.000001", "USD");
-    check("dollars when nothing is said", r#""at":2"#, &["EUR 1=2.00", "1=1"], "1 b 0.000001", "USD");
-    check("only yen", r#""cur":["JPY"]"#, &["JPY 1=200", "JPY 1=100.5"], "1 a 100.500001", "JPY");
-    check("no rate, no auction", r#""cur":["CHF"]"#, &["CHF 1=2.00"], "204", "");
-    check("no rate, no bid", r#""cur":["USD","CHF"]"#, &["CHF 1=9", "1=1"], "1 b 0.000001", "USD");
+    check(
+        "euros are worth more",
+        both,
+        &["EUR 1=2.00", "1=2.40"],
+        "1 a 2.400001",
+        "USD",
+    );
+    check(
+        "euros set the price",
+        both,
+        &["EUR 1=2.00", "1=2.60"],
+        "1 b 2.500001",
+        "USD",
+    );
+    check(
+        "euros not asked for",
+        r#""cur":["USD"]"#,
+        &["EUR 1=2.00", "1=1"],
+        "1 b 0.000001",
+        "USD",
+    );
+    check(
+        "dollars when nothing is said",
+        r#""at":2"#,
+        &["EUR 1=2.00", "1=1"],
+        "1 b 0.000001",
+        "USD",
+    );
+    check(
+        "only yen",
+        r#""cur":["JPY"]"#,
+        &["JPY 1=200", "JPY 1=100.5"],
+        "1 a 100.500001",
+        "JPY",
+    );
+    check(
+        "no rate, no auction",
+        r#""cur":["CHF"]"#,
+        &["CHF 1=2.00"],
+        "204",
+        "",
+    );
+    check(
+        "no rate, no bid",
+        r#""cur":["USD","CHF"]"#,
+        &["CHF 1=9", "1=1"],
+        "1 b 0.000001",
+        "USD",
+    );
 
     let request = r#""imp":[{"id":"1","banner":{},"bidfloor":2.00,"bidfloorcur":"EUR"}]"#;
     table.check("a floor in euros", request, &["1=2.49"], "204");
     table.check("a floor in euros", request, &["1=2.60"], "1 a 2.500001");
     let request = r#""imp":[{"id":"1","banner":{},"bidfloor":0.01,"bidfloorcur":"CHF"}]"#;
-    table.check("nothing is sold against an unknown floor", request, &["1=9"], "204");
+    table.check(
+        "nothing is sold against an unknown floor",
+        request,
+        &["1=9"],
+        "204",
+    );
 }
 
 #[test]
 fn several_imps() {
     let table = Table::new(Setup::default());
-    let imps = r#""imp":[{"id":"1","banner":{}},{"id":"2","banner":{},"bidfloor":1.0},{"id":"3","banner":{}}]"#;
+    let imps =
+        r#""imp":[{"id":"1","banner":{}},{"id":"2","banner":{},"bidfloor":1.0},{"id":"3","banner":{}}]"#;
     let check = |what, bids: &[&str], expected| table.check(what, imps, bids, expected);
     check(
         "each imp to its best",
         &["1=3 2=1", "1=2 2=2", "3=1"],
         "1 a 2.000001, 2 b 1.000001, 3 c 0.000001",
     );
-    check("imps of one seat stand together", &["1=3 3=3", "2=2"], "1 a 0.000001, 3 a 0.000001, 2 b 1.000001");
-    check("seats of one DSP stand apart", &["seat:x 1=3 seat:y 2=3"], "1 x 0.000001, 2 y 1.000001");
-    check("one seat of two DSPs", &["seat:x 1=3", "seat:x 2=3"], "1 x 0.000001, 2 x 1.000001");
+    check(
+        "imps of one seat stand together",
+        &["1=3 3=3", "2=2"],
+        "1 a 0.000001, 3 a 0.000001, 2 b 1.000001",
+    );
+    check(
+        "seats of one DSP stand apart",
+        &["seat:x 1=3 seat:y 2=3"],
+        "1 x 0.000001, 2 y 1.000001",
+    );
+    check(
+        "one seat of two DSPs",
+        &["seat:x 1=3", "seat:x 2=3"],
+        "1 x 0.000001, 2 x 1.000001",
+    );
     check(
         "a whole group wins",
         &["group:x 1=3 2=3", "1=2 2=2"],
@@ -363,7 +519,12 @@ fn the_id_is_echoed_with_its_escapes() {
         ))
     });
     let exchange = Exchange::start(&Setup::of([Dsp::new("d", dsp.port)]));
-    for id in [r#""plain""#, r#""\u0061\/\\\"\n""#, r#""é\ud83d\ude00😀""#, r#"" ""#] {
+    for id in [
+        r#""plain""#,
+        r#""\u0061\/\\\"\n""#,
+        r#""é\ud83d\ude00😀""#,
+        r#"" ""#,
+    ] {
         let answer = exchange.bid(format!(r#"{{"id":{id},{IMP}}}"#));
         assert_eq!(answer.status, 200, "{id}: {answer:?}");
         assert!(

@@ -1,9 +1,12 @@
 //! An HTTP/1.1 client that sends what it is told, byte for byte, and reads answers by the book.
 
+use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use flate2::read::GzDecoder;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::harness::PATIENCE;
 
@@ -12,7 +15,7 @@ use crate::harness::PATIENCE;
 pub(crate) struct Http(BufReader<TcpStream>);
 
 /// One answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     /// Names in lower case.
@@ -62,7 +65,8 @@ impl Http {
     /// The next answer.
     #[track_caller]
     pub(crate) fn answer(&mut self) -> Answer {
-        self.try_answer().expect("the connection ended instead of an answer")
+        self.try_answer()
+            .expect("the connection ended instead of an answer")
     }
 
     /// The next answer; `None` when the connection ends instead.
@@ -133,7 +137,9 @@ impl Answer {
     pub(crate) fn gunzipped(&self) -> Vec<u8> {
         assert_eq!(self.header("content-encoding"), Some("gzip"));
         let mut plain = Vec::new();
-        GzDecoder::new(self.body.as_slice()).read_to_end(&mut plain).unwrap();
+        GzDecoder::new(self.body.as_slice())
+            .read_to_end(&mut plain)
+            .unwrap();
         plain
     }
 
@@ -143,19 +149,48 @@ impl Answer {
         if self.status != 200 {
             return self.status.to_string();
         }
-        let response = self.json();
+        let response: Sold<'_> =
+            serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"));
         let mut sales = Vec::new();
-        for seat in response["seatbid"].as_array().into_iter().flatten() {
-            for bid in seat["bid"].as_array().into_iter().flatten() {
-                let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
-                sales.push(format!(
-                    "{} {} {}",
-                    text(&bid["impid"]),
-                    text(&seat["seat"]),
-                    bid["price"]
-                ));
-            }
+        for SoldSeat { seat, bid } in &response.seatbid {
+            sales.extend(
+                bid.iter()
+                    .map(|SoldBid { impid, price }| format!("{impid} {seat} {price}")),
+            );
         }
         sales.join(", ")
     }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {:?} {}",
+            self.status,
+            self.headers,
+            String::from_utf8_lossy(&self.body)
+        )
+    }
+}
+
+/// A bid response as far as [`Answer::sales`] reads it, prices digit for digit.
+#[derive(Deserialize)]
+struct Sold<'a> {
+    #[serde(borrow)]
+    seatbid: Vec<SoldSeat<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SoldSeat<'a> {
+    seat: String,
+    #[serde(borrow)]
+    bid: Vec<SoldBid<'a>>,
+}
+
+#[derive(Deserialize)]
+struct SoldBid<'a> {
+    impid: String,
+    #[serde(borrow)]
+    price: &'a RawValue,
 }

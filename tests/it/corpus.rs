@@ -105,7 +105,10 @@ fn valid_requests_are_auctioned() {
 #[test]
 fn invalid_requests_are_refused_with_a_reason() {
     post_all("requests/invalid", |document, answer| {
-        ok_if(answer.status == 400 && answer.body.len() > 10, document.said("severity"))
+        ok_if(
+            answer.status == 400 && answer.body.len() > 10,
+            document.said("severity"),
+        )
     });
 }
 
@@ -148,7 +151,10 @@ fn captured_traffic_gets_an_answer() {
 
 /// The request that a response may have been an answer to: with the imps, deals and currency that its bids name.
 fn request_for(response: &Value, fallback_id: &str) -> Value {
-    let id = response["id"].as_str().filter(|id| !id.is_empty()).unwrap_or(fallback_id);
+    let id = response["id"]
+        .as_str()
+        .filter(|id| !id.is_empty())
+        .unwrap_or(fallback_id);
     let mut imps = BTreeMap::<&str, BTreeSet<&str>>::from([("fallback-imp", BTreeSet::new())]);
     for bid in bids_of(response) {
         let Some(imp) = bid["impid"].as_str().filter(|imp| !imp.is_empty()) else {
@@ -265,14 +271,19 @@ fn winners(request: &Value, response: &Value, answer: &Answer) -> Result<BTreeMa
                 .filter_map(|written| written["price"].as_f64());
             let price = prices.fold(f64::NAN, f64::max);
             ok_if(!price.is_nan(), "a winner that nobody wrote")?;
-            ok_if(bid["price"].as_f64().is_some_and(|paid| paid <= price), "it pays more than it bid")?;
+            ok_if(
+                bid["price"].as_f64().is_some_and(|paid| paid <= price),
+                "it pays more than it bid",
+            )?;
             let mut bid = bid.clone();
             bid["price"] = price.into();
             winners.insert(imp, bid);
         }
     }
     ok_if(
-        request["imp"].as_array().is_some_and(|asked| asked.len() == imps.len()),
+        request["imp"]
+            .as_array()
+            .is_some_and(|asked| asked.len() == imps.len()),
         "an imp was not sold",
     )?;
     Ok(winners)
@@ -281,13 +292,18 @@ fn winners(request: &Value, response: &Value, answer: &Answer) -> Result<BTreeMa
 /// The dearest of the bids that may win each imp are the ones that do.
 fn dearest_win(document: &Document, winners: &BTreeMap<String, Value>) -> Result<(), String> {
     let response = document.json().unwrap_or_default();
-    let cur = response["cur"].as_str().filter(|cur| !cur.is_empty()).unwrap_or("USD");
+    let cur = response["cur"]
+        .as_str()
+        .filter(|cur| !cur.is_empty())
+        .unwrap_or("USD");
     let usable = cur == "USD" || RATES.contains(&cur);
     let has_id = response["id"].as_str().is_some_and(|id| !id.is_empty());
     let mut dearest = BTreeMap::<String, f64>::new();
     if usable && has_id {
         for bid in bids_of(&response).filter(|bid| may_win(bid)) {
-            let price = dearest.entry(bid["impid"].as_str().unwrap().to_owned()).or_default();
+            let price = dearest
+                .entry(bid["impid"].as_str().unwrap().to_owned())
+                .or_default();
             *price = price.max(bid["price"].as_f64().unwrap());
         }
     }
@@ -353,18 +369,29 @@ fn pairs_are_noticed_for_what_they_are() {
             Does::NoBid
         }
     });
-    let names: Vec<_> = requests.iter().map(|request| request.name[..3].to_owned()).collect();
-    let exchange = Exchange::start(&Setup::of(names.iter().map(|name| Dsp {
+    let names: Vec<_> = requests
+        .iter()
+        .map(|request| format!("pair{}", &request.name[..3]))
+        .collect();
+    let rates = rates();
+    let setup = Setup::of(names.iter().map(|name| Dsp {
         path: format!("/{name}"),
         ..Dsp::new(name.clone(), dsp.port)
-    })));
+    }));
+    let exchange = Exchange::start(&Setup {
+        auction: format!("{}rates_file = \"{}\"\n", setup.auction, rates.0.display()),
+        ..setup
+    });
     let mut ssp = exchange.connect();
     let mut wrong = Vec::new();
     let mut expected_results = BTreeMap::new();
     let mut expected_losses = BTreeMap::<u16, u64>::new();
     for ((name, request), response) in names.iter().zip(&requests).zip(&responses) {
         let note = note(request);
-        let context: Vec<_> = note.lines().filter_map(|line| line.strip_prefix("context: ")).collect();
+        let context: Vec<_> = note
+            .lines()
+            .filter_map(|line| line.strip_prefix("context: "))
+            .collect();
         let (asked, mut served) = (request.json().unwrap(), response.json().unwrap());
         let about_id = context.iter().any(|line| line.starts_with("response.id"));
         if !about_id {

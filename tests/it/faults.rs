@@ -119,10 +119,12 @@ fn check(fault: Fault, label: &str) -> Market {
         answer.sales() == expected(&id, None)
     });
     assert!(recovers, "{fault}: it never wins again");
-    market.exchange.wait_until("its connections stay bounded", |metrics| {
-        let open = metrics.sum(&format!("connections{{side=\"dsp\",dsp=\"dsp{}\"", FAULTY + 1));
-        (1..=4).contains(&open)
-    });
+    market
+        .exchange
+        .wait_until("its connections stay bounded", |metrics| {
+            let open = metrics.sum(&format!("connections{{side=\"dsp\",dsp=\"dsp{}\"", FAULTY + 1));
+            (1..=4).contains(&open)
+        });
     let metrics = market.exchange.metrics();
     let calls = metrics.sum(&format!("dsp_calls_total{{dsp=\"dsp{}\"", FAULTY + 1));
     let requests = metrics.sum("requests_total");
@@ -266,7 +268,10 @@ fn a_connection_gone_stale_does_not_cost_a_bid() {
         .map(|asked| (asked.connection, asked.id()))
         .collect();
     let expected = [(0, "first"), (0, "second"), (1, "second"), (1, "third")];
-    assert_eq!(asked, expected.map(|(connection, id)| (connection, id.to_owned())));
+    assert_eq!(
+        asked,
+        expected.map(|(connection, id)| (connection, id.to_owned()))
+    );
     exchange.wait_for("dsp_calls_total{dsp=\"d\",outcome=\"bid\"}", 3);
 }
 
@@ -324,7 +329,10 @@ fn http_by_the_book() {
             + &format!("a;x=y\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\nT: r\r\n\r\n", two.len())
     });
     check("an interim response first", "bid", |body| {
-        format!("HTTP/1.1 103 Early\r\n\r\n{}{body}", head(&format!("Content-Length: {}\r\n", body.len())))
+        format!(
+            "HTTP/1.1 103 Early\r\n\r\n{}{body}",
+            head(&format!("Content-Length: {}\r\n", body.len()))
+        )
     });
     check("both framings", "invalid", |body| {
         head(&format!(
@@ -333,7 +341,10 @@ fn http_by_the_book() {
         )) + &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len())
     });
     check("two lengths", "invalid", |body| {
-        head(&format!("Content-Length: {0}\r\nContent-Length: {0}\r\n", body.len())) + body
+        head(&format!(
+            "Content-Length: {0}\r\nContent-Length: {0}\r\n",
+            body.len()
+        )) + body
     });
     check("a length too short", "invalid", |body| {
         head(&format!("Content-Length: {}\r\n", body.len() - 1)) + body
@@ -341,11 +352,15 @@ fn http_by_the_book() {
     check("a length too long", "timeout", |body| {
         head(&format!("Content-Length: {}\r\n", body.len() + 1)) + body
     });
-    check("an upgrade", "invalid", |_| "HTTP/1.1 101 Switching\r\n\r\n".to_owned());
+    check("an upgrade", "invalid", |_| {
+        "HTTP/1.1 101 Switching\r\n\r\n".to_owned()
+    });
     check("interim responses without end", "invalid", |_| {
         "HTTP/1.1 100 Continue\r\n\r\n".repeat(200)
     });
-    check("a head without end", "invalid", |_| head(&format!("X: {}\r\n", "x".repeat(20_000))));
+    check("a head without end", "invalid", |_| {
+        head(&format!("X: {}\r\n", "x".repeat(20_000)))
+    });
     check("bytes that are no text", "invalid", |_| {
         head("Content-Length: 3\r\n") + "\u{7f}\u{0}{"
     });
@@ -355,7 +370,14 @@ fn http_by_the_book() {
 #[test]
 fn all_misbehave_at_once() {
     let market = Market::with(Fault::Reset);
-    let faults = [Fault::Stall, Fault::Reset, Fault::Garbage, Fault::Close, Fault::Status(503), Fault::Huge];
+    let faults = [
+        Fault::Stall,
+        Fault::Reset,
+        Fault::Garbage,
+        Fault::Close,
+        Fault::Status(503),
+        Fault::Huge,
+    ];
     for (dsp, fault) in (0..COUNT).zip(faults.iter().cycle()) {
         market.dsps.set_fault(dsp, *fault);
     }

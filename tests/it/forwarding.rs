@@ -30,7 +30,11 @@ fn no_bidder() -> Scripted {
 
 /// The `tmax` that a DSP was told, and the request without it as it must come out.
 fn with_tmax_at(body: &str, member: &str, tmax: u64) -> String {
-    body.replacen(member, &format!("\"tmax\":{tmax}{}", &member[member.len() - 1..]), 1)
+    body.replacen(
+        member,
+        &format!("\"tmax\":{tmax}{}", &member[member.len() - 1..]),
+        1,
+    )
 }
 
 #[test]

@@ -29,7 +29,11 @@ fn eager(count: u16) -> Dsps {
 }
 
 fn exchange(dsps: &Dsps) -> Exchange {
-    let named = |(n, port): (usize, &u16)| Dsp::new(format!("d{n}"), *port);
+    // Over HTTP/1.1 each call has a connection of its own.
+    let named = |(n, port): (usize, &u16)| Dsp {
+        more: "timeout_ms = 8000\nmax_connections = 1000\n",
+        ..Dsp::new(format!("d{n}"), *port)
+    };
     Exchange::start(&Setup::of(dsps.ports().iter().enumerate().map(named)))
 }
 

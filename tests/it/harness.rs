@@ -59,7 +59,11 @@ impl Setup {
             dsps: dsps
                 .into_iter()
                 .map(|dsp| Dsp {
-                    more: if dsp.more.is_empty() { NO_HURRY_DSP } else { dsp.more },
+                    more: if dsp.more.is_empty() {
+                        NO_HURRY_DSP
+                    } else {
+                        dsp.more
+                    },
                     ..dsp
                 })
                 .collect(),
@@ -85,8 +89,18 @@ impl Setup {
             response,
             ..
         } = self;
-        writeln!(text, "{server}\n[auction]\n{auction}\n[validation]\n{validation}\n[response]\n{response}").unwrap();
-        for Dsp { name, port, path, more } in &self.dsps {
+        writeln!(
+            text,
+            "{server}\n[auction]\n{auction}\n[validation]\n{validation}\n[response]\n{response}"
+        )
+        .unwrap();
+        for Dsp {
+            name,
+            port,
+            path,
+            more,
+        } in &self.dsps
+        {
             writeln!(
                 text,
                 "[[dsp]]\nname = \"{name}\"\nendpoint = \"http://127.0.0.1:{port}{path}\"\n{more}"

@@ -117,7 +117,11 @@ fn sixteen_shards_share_two_cores() {
     exchange.wait_for("requests_total{status=\"200\"}", 100);
     let metrics = exchange.metrics();
     for shard in 0..16 {
-        assert!(metrics.0.contains(&format!("corebid_in_flight{{shard=\"{shard}\"}}")));
+        assert!(
+            metrics
+                .0
+                .contains(&format!("corebid_in_flight{{shard=\"{shard}\"}}"))
+        );
     }
     assert!(dsp.connections() > 8, "{} shards were asked", dsp.connections());
     exchange.signal("TERM");
@@ -146,13 +150,16 @@ fn check_lists_every_error_at_once() {
             assert!(errors.contains(key), "{key} in {errors}");
         }
     }
-    // Well-formed, but not to be started with: all of it at once as well.
-    let bad = "[validation]\nrequire = [\"devise\"]\n\
-               [[dsp]]\nname = \"h\"\nendpoint = \"http://name.invalid/\"\n";
+    // Well-formed, but nothing to start with: all of that at once as well.
+    let bad = "[[dsp]]\nname = \"a\"\nendpoint = \"http://a.invalid/\"\n\
+               [[dsp]]\nname = \"b\"\nendpoint = \"http://b.invalid/\"\n";
     let checked = run_to_end(bad, &["--check"]);
     assert_eq!(checked.status.code(), Some(2), "{checked:?}");
     let errors = String::from_utf8_lossy(&checked.stderr);
-    assert!(errors.contains("devise") && errors.contains("name.invalid"), "{errors}");
+    assert!(
+        errors.contains("a.invalid") && errors.contains("b.invalid"),
+        "{errors}"
+    );
 }
 
 #[test]
