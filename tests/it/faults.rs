@@ -306,64 +306,77 @@ fn a_second_answer_is_never_the_next_auctions() {
     assert_eq!(dsp.asked().len(), 2);
 }
 
-/// Answers at the edge of HTTP: what a strict reader takes and what it refuses.
+/// Answers at the edge of HTTP: what a strict reader takes and what it refuses. A DSP each, all in one auction.
 #[test]
 fn http_by_the_book() {
+    type Row = (&'static str, &'static str, fn(&str) -> String);
     fn head(headers: &str) -> String {
         format!("HTTP/1.1 200 OK\r\n{headers}\r\n")
     }
-    let check = |what: &str, expected: &str, write: fn(&str) -> String| {
-        let dsp = Scripted::start(move |asked| Does::Writes(write(&one_bid(&asked.id())).into_bytes()));
-        let exchange = Exchange::start(&Setup {
-            auction: "deadline_ms = 1500\n".to_owned(),
-            ..Setup::of([Dsp::new("d", dsp.port)])
-        });
-        let status = exchange.bid(request("r")).status;
-        let label = format!("dsp_calls_total{{dsp=\"d\",outcome=\"{expected}\"}}");
-        exchange.wait_until(&format!("{what}: {expected}"), |metrics| metrics.sum(&label) == 1);
-        assert_eq!(status, if expected == "bid" { 200 } else { 204 }, "{what}");
-    };
-    check("chunks", "bid", |body| {
-        let (one, two) = body.split_at(10);
-        head("Transfer-Encoding: chunked\r\n")
-            + &format!("a;x=y\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\nT: r\r\n\r\n", two.len())
+    let rows: [Row; 11] = [
+        ("chunks", "bid", |body| {
+            let (one, two) = body.split_at(10);
+            head("Transfer-Encoding: chunked\r\n")
+                + &format!("a;x=y\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\nT: r\r\n\r\n", two.len())
+        }),
+        ("interim-first", "bid", |body| {
+            let head = head(&format!("Content-Length: {}\r\n", body.len()));
+            format!("HTTP/1.1 103 Early\r\n\r\n{head}{body}")
+        }),
+        ("no-keep-alive", "bid", |body| {
+            let length = body.len();
+            format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
+        }),
+        ("both-framings", "invalid", |body| {
+            let length = body.len();
+            head(&format!(
+                "Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"
+            )) + &format!("{length:x}\r\n{body}\r\n0\r\n\r\n")
+        }),
+        ("two-lengths", "invalid", |body| {
+            head(&format!(
+                "Content-Length: {0}\r\nContent-Length: {0}\r\n",
+                body.len()
+            )) + body
+        }),
+        ("length-too-short", "invalid", |body| {
+            head(&format!("Content-Length: {}\r\n", body.len() - 1)) + body
+        }),
+        ("length-too-long", "timeout", |body| {
+            head(&format!("Content-Length: {}\r\n", body.len() + 1)) + body
+        }),
+        ("upgrade", "invalid", |_| {
+            "HTTP/1.1 101 Switching\r\n\r\n".to_owned()
+        }),
+        ("interims-without-end", "invalid", |_| {
+            "HTTP/1.1 100 Continue\r\n\r\n".repeat(200)
+        }),
+        ("head-without-end", "invalid", |_| {
+            head(&format!("X: {}\r\n", "x".repeat(20_000)))
+        }),
+        ("no-text", "invalid", |_| {
+            head("Content-Length: 3\r\n") + "\u{7f}\u{0}{"
+        }),
+    ];
+    let dsp = Scripted::start(move |asked| {
+        let path = asked.head.split(' ').nth(1).unwrap();
+        let (.., write) = rows.iter().find(|(name, ..)| path[1..] == **name).unwrap();
+        Does::Writes(write(&one_bid(&asked.id())).into_bytes())
     });
-    check("an interim response first", "bid", |body| {
-        format!(
-            "HTTP/1.1 103 Early\r\n\r\n{}{body}",
-            head(&format!("Content-Length: {}\r\n", body.len()))
-        )
+    let exchange = Exchange::start(&Setup {
+        auction: "deadline_ms = 1500\n".to_owned(),
+        ..Setup::of(rows.map(|(name, ..)| Dsp {
+            path: format!("/{name}"),
+            ..Dsp::new(name, dsp.port)
+        }))
     });
-    check("both framings", "invalid", |body| {
-        head(&format!(
-            "Content-Length: {}\r\nTransfer-Encoding: chunked\r\n",
-            body.len()
-        )) + &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len())
-    });
-    check("two lengths", "invalid", |body| {
-        head(&format!(
-            "Content-Length: {0}\r\nContent-Length: {0}\r\n",
-            body.len()
-        )) + body
-    });
-    check("a length too short", "invalid", |body| {
-        head(&format!("Content-Length: {}\r\n", body.len() - 1)) + body
-    });
-    check("a length too long", "timeout", |body| {
-        head(&format!("Content-Length: {}\r\n", body.len() + 1)) + body
-    });
-    check("an upgrade", "invalid", |_| {
-        "HTTP/1.1 101 Switching\r\n\r\n".to_owned()
-    });
-    check("interim responses without end", "invalid", |_| {
-        "HTTP/1.1 100 Continue\r\n\r\n".repeat(200)
-    });
-    check("a head without end", "invalid", |_| {
-        head(&format!("X: {}\r\n", "x".repeat(20_000)))
-    });
-    check("bytes that are no text", "invalid", |_| {
-        head("Content-Length: 3\r\n") + "\u{7f}\u{0}{"
-    });
+    assert_eq!(exchange.bid(request("r")).status, 200);
+    exchange.wait_for("dsp_calls_total", rows.len() as u64);
+    let metrics = exchange.metrics();
+    for (name, outcome, _) in rows {
+        let sample = format!("dsp_calls_total{{dsp=\"{name}\",outcome=\"{outcome}\"}}");
+        assert_eq!(metrics.sum(&sample), 1, "{sample}\n{}", metrics.calls());
+    }
 }
 
 /// All 23 at once: nothing to sell, in time, and the same connection is answered afterwards.

@@ -319,6 +319,17 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// How calls to DSPs ended, for messages.
+    pub(crate) fn calls(&self) -> String {
+        let calls = self
+            .0
+            .lines()
+            .filter(|line| line.starts_with("corebid_dsp_calls_total") && !line.ends_with(" 0"));
+        calls.collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// Polls until it holds; false if it never does.
 pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;

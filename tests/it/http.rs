@@ -7,8 +7,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use socket2::SockRef;
 
-use crate::client::{Http, post};
-use crate::harness::{Dsp, Exchange, PATIENCE, Setup};
+use crate::client::post;
+use crate::harness::{Dsp, Exchange, PATIENCE, Setup, eventually};
 use crate::scripted::{Does, Gate, Scripted};
 
 const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}}]}"#;
@@ -257,7 +257,7 @@ fn one_more_than_the_limit_is_shed_at_once() {
     let mut first = exchange.connect();
     first.send(post("", REQUEST));
     // It is in flight once its DSP has been asked.
-    assert!(crate::harness::eventually(|| dsp.asked().len() == 1));
+    assert!(eventually(|| dsp.asked().len() == 1));
     let mut second = exchange.connect();
     let shed = second.bid(REQUEST);
     assert_eq!(shed.status, 503);
@@ -332,20 +332,25 @@ fn who_leaves_leaves_nothing_behind() {
         waits.wait();
         Does::NoBid
     });
-    let exchange = exchange("read_timeout_ms = 60000", &dsp);
-    let reset = |ssp: Http| {
-        SockRef::from(ssp.stream())
-            .set_linger(Some(Duration::ZERO))
-            .unwrap();
-    };
+    let exchange = Exchange::start(&Setup {
+        server: "read_timeout_ms = 60000",
+        auction: "deadline_ms = 1500".to_owned(),
+        ..Setup::of([Dsp::new("d", dsp.port)])
+    });
     let mut in_the_middle = exchange.connect();
     in_the_middle.send(&post("", REQUEST)[..120]);
+    exchange.wait_for("in_flight", 1);
+    drop(in_the_middle);
+    exchange.wait_for("in_flight", 0);
+
     let mut asked = exchange.connect();
     asked.send(post("", REQUEST));
-    exchange.wait_for("in_flight", 2);
-    drop(in_the_middle);
-    exchange.wait_for("in_flight", 1);
-    reset(asked);
+    assert!(eventually(|| dsp.asked().len() == 1));
+    // Closing resets the connection.
+    SockRef::from(asked.stream())
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(asked);
     exchange.wait_for("in_flight", 0);
     exchange.wait_for("connections{side=\"ssp\"", 0);
     gate.open();
