@@ -18,10 +18,13 @@ enum Does {
     Nothing,
 }
 
+/// When a call ends, and how.
+type Pending = (Instant, Ticket, Result<u16, CallFailure>);
+
 struct Script {
     gatherings: Rc<Gatherings>,
     does: RefCell<Vec<Vec<Does>>>,
-    pending: RefCell<Vec<(Instant, Ticket, Result<u16, CallFailure>)>>,
+    pending: RefCell<Vec<Pending>>,
     seen: RefCell<Vec<(u16, bool, usize)>>,
 }
 

@@ -228,7 +228,7 @@ mod tests {
         readiness
             .take(|token, ready| {
                 if ready.readable {
-                    tokens.push(token)
+                    tokens.push(token);
                 }
             })
             .unwrap();

@@ -27,7 +27,7 @@ pub enum StartError {
         source: EndpointError,
     },
     /// A DSP wants what is not built.
-    #[error("dsp {dsp}: {what} is not supported yet; only http:// with HTTP/1.1 is")]
+    #[error("dsp {dsp}: {what} is not built yet")]
     Unsupported {
         /// Its name.
         dsp: String,
@@ -143,10 +143,11 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
 }
 
 fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> Option<DspOptions> {
-    let unsupported = match (dsp.https, dsp.protocol) {
-        (true, _) => Some("https"),
-        (false, Protocol::H2) => Some("protocol = \"h2\""),
-        (false, Protocol::H1 | Protocol::Negotiated) => None,
+    let unsupported = match (dsp.https, dsp.protocol, dsp.qps) {
+        (true, ..) => Some("https"),
+        (_, Protocol::H2, _) => Some("protocol = \"h2\""),
+        (.., Some(_)) => Some("qps"),
+        (false, Protocol::H1 | Protocol::Negotiated, None) => None,
     };
     if let Some(what) = unsupported {
         note(StartError::Unsupported {
@@ -155,14 +156,16 @@ fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> O
         });
         return None;
     }
-    let target = Target::resolve(&dsp.host, dsp.port, &dsp.path)
-        .map_err(|source| {
+    let target = match Target::resolve(&dsp.host, dsp.port, &dsp.path) {
+        Ok(target) => target,
+        Err(source) => {
             note(StartError::Endpoint {
                 dsp: dsp.name.clone(),
                 source,
-            })
-        })
-        .ok()?;
+            });
+            return None;
+        }
+    };
     Some(DspOptions {
         name: dsp.name.clone(),
         target,

@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::Shared;
 use super::answer::Template;
-use super::connection::{Connection, Fate, accept};
+use super::connection::{Connection, Fate, READ_BYTES_MAX, accept};
 use super::desk::{Call, ConnectionId, DRIP_INTERVAL, Desk, Drip, Due, REQUEST_BYTES_MAX, Reply};
 use super::fault::Fault;
 use crate::net::poller::{Interest, Poller, Ready, Waker};
@@ -35,13 +35,12 @@ pub(super) struct Listener {
     socket: Option<TcpListener>,
 }
 
-/// Tokens are connection keys with their generation, but for these; a key never reaches the high bit of its half.
+/// Tokens are connection keys with their generation, but for these; a key never reaches the high bit of its
+/// half.
 const WAKER: u64 = u64::MAX;
 const LISTENER: u32 = 1 << 31;
 
 const EVENTS_MAX: usize = 256;
-/// One read takes at most this much more than a longest request that is not complete.
-const READ_BYTES: usize = 256 * 1024;
 /// The exchange opens all its connections at once.
 const BACKLOG: i32 = 4096;
 /// Out of file descriptors there is nothing to do but wait for connections to close.
@@ -86,7 +85,7 @@ impl Server {
             connections: Slab::new(),
             generation: 0,
             desk: Desk::new(shared, templates, Instant::now(), grid),
-            buffer: vec![0; REQUEST_BYTES_MAX + READ_BYTES].into(),
+            buffer: vec![0; REQUEST_BYTES_MAX + READ_BYTES_MAX].into(),
             dirty: Vec::new(),
         };
         for index in 0..server.listeners.len() {
@@ -99,7 +98,8 @@ impl Server {
     /// Serves until told to stop.
     pub(super) fn run(mut self) {
         while !self.desk.stopping() {
-            // epoll_pwait2 has no error that waiting again would not meet again: stop serving rather than spin.
+            // epoll_pwait2 has no error that waiting again would not meet again: stop serving rather than
+            // spin.
             if self.turn().is_err() {
                 return;
             }
@@ -261,7 +261,8 @@ impl Server {
                 self.connections
                     .retain(|_, connection| connection.dsp != dsp || connection.reset() == Fate::Keep);
             } else if !refuses && listener.socket.is_none() {
-                // Should another program have taken the port meanwhile, the DSP stays away: a refusal all the same.
+                // Should another program have taken the port meanwhile, the DSP stays away: a refusal all the
+                // same.
                 listener.socket = listen(listener.address).ok();
                 if self.watch_listener(index).is_err() {
                     self.listeners[index].socket = None;
