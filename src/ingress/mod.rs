@@ -8,6 +8,8 @@ mod admission;
 mod body;
 mod connection;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::rc::Rc;

@@ -25,6 +25,16 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(future).detach();
 }
 
+/// Runs `future` to its end on an executor of its own, on this thread: for tests of what needs a shard's sockets.
+#[cfg(test)]
+pub(crate) fn run_as_shard<T>(future: impl Future<Output = T>) -> T {
+    glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+        .io_memory(64 << 10)
+        .make()
+        .map(|executor| executor.run(future))
+        .unwrap_or_else(|error| panic!("no executor: {error}"))
+}
+
 /// Lets every other task of this shard that can run do so first.
 pub async fn yield_now() {
     futures_lite::future::yield_now().await;
