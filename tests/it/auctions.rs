@@ -19,7 +19,7 @@ struct Table {
 const DSPS: [char; 3] = ['a', 'b', 'c'];
 
 impl Table {
-    fn new(setup: Setup) -> Self {
+    fn new(setup: &Setup) -> Self {
         let book = Arc::new(Mutex::new(HashMap::<(char, String), String>::new()));
         let dsps = DSPS.map(|name| {
             let book = Arc::clone(&book);
@@ -35,7 +35,7 @@ impl Table {
         let setup = Setup {
             dsps: Setup::of(configured).dsps,
             auction: format!("{}{}", crate::harness::NO_HURRY, setup.auction),
-            ..setup
+            ..setup.clone()
         };
         Self {
             exchange: Exchange::start(&setup),
@@ -108,7 +108,7 @@ const IMP: &str = r#""imp":[{"id":"1","banner":{}}]"#;
 
 #[test]
 fn prices() {
-    let table = Table::new(Setup::default());
+    let table = Table::new(&Setup::default());
     let check = |what, request, bids: &[&str], expected| table.check(what, request, bids, expected);
 
     check(
@@ -158,7 +158,7 @@ fn prices() {
 #[test]
 fn floors() {
     let floor = |floor| format!(r#""imp":[{{"id":"1","banner":{{}},"bidfloor":{floor}}}]"#);
-    let table = Table::new(Setup::default());
+    let table = Table::new(&Setup::default());
     let check = |what, f, bids: &[&str], expected| table.check(what, &floor(f), bids, expected);
     check("pays the floor", "1.00", &["1=1.50"], "1 a 1.000001");
     check("at the floor enters", "1.00", &["1=1.00"], "1 a 1");
@@ -178,7 +178,7 @@ fn floors() {
     check("floors round up", "1.0000001", &["1=1.000001"], "1 a 1.000001");
     check("floors round up", "1.0000001", &["1=1.000000"], "204");
 
-    let above = Table::new(Setup {
+    let above = Table::new(&Setup {
         auction: "floor_rule = \"above\"\nincrement_micros = 10000\n".to_owned(),
         ..Setup::default()
     });
@@ -209,7 +209,7 @@ fn deals() {
         )
     };
     let (open, private) = (pmp(0), pmp(1));
-    let table = Table::new(Setup::default());
+    let table = Table::new(&Setup::default());
     let check = |what, request: &str, bids: &[&str], expected| table.check(what, request, bids, expected);
     check(
         "a fixed price is paid",
@@ -274,7 +274,7 @@ fn currencies() {
         "json",
         r#"{"conversions":{"EUR":{"USD":1.25},"USD":{"JPY":150}}}"#,
     );
-    let table = Table::new(Setup {
+    let table = Table::new(&Setup {
         auction: format!("rates_file = \"{}\"\n", rates.0.display()),
         ..Setup::default()
     });
@@ -351,7 +351,7 @@ fn currencies() {
 
 #[test]
 fn several_imps() {
-    let table = Table::new(Setup::default());
+    let table = Table::new(&Setup::default());
     let imps =
         r#""imp":[{"id":"1","banner":{}},{"id":"2","banner":{},"bidfloor":1.0},{"id":"3","banner":{}}]"#;
     let check = |what, bids: &[&str], expected| table.check(what, imps, bids, expected);
@@ -394,7 +394,7 @@ fn several_imps() {
 
 #[test]
 fn ties_are_fair_and_repeatable() {
-    let table = Table::new(Setup::default());
+    let table = Table::new(&Setup::default());
     let mut winners = HashMap::<String, u32>::new();
     for n in 0..60 {
         let id = format!("tie-{n}");
@@ -424,7 +424,7 @@ fn ties_are_drawn_as_documented() {
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
-    let table = Table::new(Setup::default());
+    let table = Table::new(&Setup::default());
     for n in 0..20 {
         let id = format!("draw-{n}");
         let hash = id
@@ -451,7 +451,7 @@ fn ties_are_drawn_as_documented() {
 
 #[test]
 fn seat_lists_of_the_request() {
-    let table = Table::new(Setup::default());
+    let table = Table::new(&Setup::default());
     let check = |what, more: &str, expected| {
         let request = format!(r#""imp":[{{"id":"1","banner":{{}}}}],{more}"#);
         table.check(what, &request, &["seat:x 1=3", "seat:y 1=2", "1=1"], expected);
@@ -463,7 +463,7 @@ fn seat_lists_of_the_request() {
 
 #[test]
 fn a_no_can_be_an_answer_with_a_reason() {
-    let table = Table::new(Setup {
+    let table = Table::new(&Setup {
         response: "no_bid = \"200\"",
         ..Setup::default()
     });

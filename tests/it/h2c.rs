@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
 use corebid_loadtest::dsps::{self, Dsps};
 use corebid_loadtest::simulated::Profile;
 use h2::client::SendRequest;
 use http::{Method, Request};
+use hyper::body::Bytes;
 
 use crate::harness::{Dsp, Exchange, PATIENCE, Setup};
 

@@ -226,6 +226,12 @@ fn what_could_be_read_in_two_ways_is_refused() {
         ("a control character", "X: a\x01b\r\nContent-Length: 3\r\n"),
         ("chunked is not last", "Transfer-Encoding: chunked, gzip\r\n"),
         ("a header without a colon", "Host\r\nContent-Length: 3\r\n"),
+        (
+            "chunked twice",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        ("chunked and more", "Transfer-Encoding: gzip, chunked\r\n"),
+        ("two hosts", "Host: y\r\nContent-Length: 3\r\n"),
     ] {
         let mut ssp = exchange.connect();
         ssp.send(format!(
@@ -234,6 +240,23 @@ fn what_could_be_read_in_two_ways_is_refused() {
         assert_eq!(ssp.answer().status, 400, "{what}");
         assert!(ssp.is_closed(), "{what}");
     }
+    let mut ssp = exchange.connect();
+    ssp.send(format!(
+        "POST /openrtb2/auction HTTP/1.1\r\nContent-Length: {}\r\n\r\n{REQUEST}",
+        REQUEST.len()
+    ));
+    assert_eq!(ssp.answer().status, 400, "no host");
+    assert!(ssp.is_closed(), "no host");
+    // With both framings the length is ignored, and the connection ends (RFC 9112 §6.3).
+    let mut ssp = exchange.connect();
+    ssp.send(format!(
+        "POST /openrtb2/auction HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{REQUEST}\r\n0\r\n\r\n{}",
+        REQUEST.len(),
+        String::from_utf8(post("", REQUEST)).unwrap()
+    ));
+    assert_eq!(ssp.answer().status, 200, "both framings");
+    assert!(ssp.is_closed(), "both framings");
     let too_long = format!("X: {}\r\n", "x".repeat(70_000));
     for (what, headers) in [("too long", too_long), ("too many", "X: y\r\n".repeat(200))] {
         let mut ssp = exchange.connect();

@@ -7,6 +7,11 @@
     clippy::panic,
     reason = "a test that cannot go on should stop where it is"
 )]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "these are the programs around the exchange: threads, locks and clocks of their own"
+)]
 
 mod auctions;
 mod client;
