@@ -11,6 +11,7 @@ use http::{Method, Request};
 use hyper::body::Bytes;
 
 use crate::harness::{Dsp, Exchange, PATIENCE, Setup};
+use crate::scripted::{Does, Gate, Scripted};
 
 const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}}]}"#;
 
@@ -173,23 +174,75 @@ fn streams_that_are_reset_leave_nothing_in_flight() {
             stream.send_data(REQUEST.into(), true).unwrap();
             streams.push((response, stream));
         }
-        // The client's own task must go on while this one asks for metrics.
-        let is = async |expected| {
-            for _ in 0..500 {
-                if exchange.metrics().sum("in_flight") == expected {
-                    return true;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            false
-        };
-        assert!(is(5).await, "five in flight");
+        until(|| exchange.metrics().sum("in_flight") == 5).await;
         for (_, stream) in &mut streams {
             stream.send_reset(h2::Reason::CANCEL);
         }
         // Long before the deadline of 8 s: the fan-out is given up with its stream.
-        assert!(is(0).await, "none in flight");
+        until(|| exchange.metrics().sum("in_flight") == 0).await;
     });
+}
+
+/// GOAWAY: what is in flight is finished, nothing new is begun, and the process ends.
+#[test]
+fn draining_says_goaway() {
+    let gate = Gate::default();
+    let waits = gate.clone();
+    let dsp = Scripted::start(move |_| {
+        waits.wait();
+        Does::NoBid
+    });
+    let mut exchange = Exchange::start(&Setup {
+        server: "drain_ms = 15000",
+        ..Setup::of([Dsp::new("d", dsp.port)])
+    });
+    with_client(exchange.listen, async |send| {
+        let begun = tokio::task::spawn_local({
+            let send = send.clone();
+            async move { bid(&send, REQUEST).await }
+        });
+        until(|| !dsp.asked().is_empty()).await;
+        exchange.signal("TERM");
+        // The client learns of it with its next turn; from then on it can begin nothing.
+        while let Ok(mut ready) = send.clone().ready().await {
+            let request = Request::get("http://exchange/status").body(()).unwrap();
+            if let Ok((response, _)) = ready.send_request(request, true) {
+                let _answered_or_refused = response.await;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!begun.is_finished());
+        gate.open();
+        assert_eq!(begun.await.unwrap().0, 204);
+    });
+    assert_eq!(exchange.wait().code(), Some(0));
+}
+
+#[test]
+fn a_slow_body_costs_its_stream_only() {
+    let dsps = eager(1);
+    let exchange = Exchange::start(&Setup {
+        server: "read_timeout_ms = 300",
+        ..Setup::of([Dsp::new("d", dsps.ports()[0])])
+    });
+    with_client(exchange.listen, async |send| {
+        let request = Request::post("http://exchange/openrtb2/auction")
+            .body(())
+            .unwrap();
+        let mut ready = send.clone().ready().await.unwrap();
+        let (response, mut stream) = ready.send_request(request, false).unwrap();
+        stream.send_data(REQUEST[..10].into(), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 408);
+        assert_eq!(bid(&send, REQUEST).await.0, 200);
+    });
+    exchange.wait_for("in_flight", 0);
+}
+
+/// Waits with the client's own task going on.
+async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A client that pauses within the preface is HTTP/2 all the same, and one that begins like it and goes on otherwise

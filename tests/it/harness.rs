@@ -150,10 +150,36 @@ pub(crate) fn run_to_end(toml: &str, more: &[&str]) -> Output {
     corebid(&arguments).output().unwrap()
 }
 
+/// A process that is killed and reaped when dropped, unless it has ended before.
+#[derive(Debug)]
+pub(crate) struct Reaped(pub(crate) Child);
+
+impl Reaped {
+    fn end(&mut self) {
+        let _gone_already = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Sends a signal.
+pub(crate) fn kill(signal: &str, child: &Child) {
+    let status = Command::new("kill")
+        .args([&format!("-{signal}"), &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
 /// A running exchange. Dropping it kills and reaps the process, and shows its log if the test has failed.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    child: Child,
+    child: Reaped,
     log: Arc<Mutex<String>>,
     reader: Option<thread::JoinHandle<()>>,
     _config: TempFile,
@@ -184,7 +210,7 @@ impl Exchange {
             }
         });
         let mut exchange = Self {
-            child,
+            child: Reaped(child),
             log,
             reader: Some(reader),
             _config: config,
@@ -246,16 +272,12 @@ impl Exchange {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([&format!("-{name}"), &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+        kill(name, &self.child.0);
     }
 
     /// How it ended, if it has.
     pub(crate) fn try_wait(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
+        self.child.0.try_wait().unwrap()
     }
 
     /// How it ends.
@@ -279,8 +301,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let _gone_already = self.child.kill();
-        let _reaped = self.child.wait();
+        self.child.end();
         if let Some(reader) = self.reader.take() {
             let _ended = reader.join();
         }

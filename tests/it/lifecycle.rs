@@ -1,10 +1,14 @@
 //! Start, drain, end: what an operator and systemd see.
 
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::client::{Http, post};
-use crate::harness::{Dsp, Exchange, PATIENCE, Setup, eventually, run_to_end};
+use crate::harness::{
+    Dsp, Exchange, PATIENCE, Reaped, Setup, TempFile, corebid, eventually, kill, run_to_end,
+};
 use crate::scripted::{Does, Gate, Scripted};
 
 const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}}]}"#;
@@ -190,20 +194,57 @@ fn two_exchanges_do_not_share_a_port_by_accident() {
          [[dsp]]\nname = \"d\"\nendpoint = \"http://127.0.0.1:9/\"\n",
         first.listen
     );
-    let config = crate::harness::TempFile::new("toml", &toml);
-    let mut second = crate::harness::corebid(&["serve", "--config", config.0.to_str().unwrap()])
-        .stderr(std::process::Stdio::piped())
+    let config = TempFile::new("toml", &toml);
+    let second = corebid(&["serve", "--config", config.0.to_str().unwrap()])
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut status = None;
-    let ended = eventually(|| {
-        status = second.try_wait().unwrap();
-        status.is_some()
-    });
-    let _gone_already = second.kill();
-    let output = second.wait_with_output().unwrap();
-    assert!(ended, "it runs beside the first: {output:?}");
-    assert_eq!(status.unwrap().code(), Some(1), "{output:?}");
-    let errors = String::from_utf8_lossy(&output.stderr);
+    let mut second = Reaped(second);
+    let ended = eventually(|| second.0.try_wait().unwrap().is_some());
+    assert!(ended, "it runs beside the first");
+    assert_eq!(second.0.wait().unwrap().code(), Some(1));
+    let mut errors = String::new();
+    second
+        .0
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut errors)
+        .unwrap();
     assert!(errors.contains(&first.listen.to_string()), "{errors}");
+}
+
+/// What the README tells a newcomer to do, and what the demo tells them then.
+#[test]
+fn the_demo_does_what_it_says() {
+    let child = corebid(&["demo"])
+        .env("COREBID_SERVER__LISTEN", "127.0.0.1:0")
+        .env("COREBID_SERVER__ADMIN", "127.0.0.1:0")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut demo = Reaped(child);
+    let mut said = String::new();
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap());
+    while !said.contains("curl") || !said.ends_with("ends it.\n") {
+        assert_ne!(lines.read_line(&mut said).unwrap(), 0, "it ended: {said}");
+    }
+    let between = |from: &str, to: &str| {
+        let after = said
+            .split_once(from)
+            .unwrap_or_else(|| panic!("{from} in {said}"))
+            .1;
+        after.split_once(to).unwrap().0.to_owned()
+    };
+    let address = between("curl -i http://", "/openrtb2/auction").parse().unwrap();
+    let request = between(" -d '", "'\n");
+    // The first auction opens 23 connections; should that take too long for all of them, the next will do.
+    let mut ssp = Http::connect(address);
+    assert!(eventually(|| ssp.bid(&request).status == 200), "{said}");
+    let mut admin = Http::connect(between("/ and http://", "/metrics").parse().unwrap());
+    admin.send("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(admin.answer().status, 200);
+    kill("TERM", &demo.0);
+    assert!(eventually(|| demo.0.try_wait().unwrap().is_some()));
+    assert_eq!(demo.0.wait().unwrap().code(), Some(0));
 }
