@@ -168,9 +168,26 @@ fn chunked_and_gzip_bodies_are_bodies() {
     }
     ssp.send("0\r\n\r\n");
     assert_eq!(ssp.answer().status, 200);
-    ssp.send(post("Expect: 100-continue\r\n", ""));
-    let first = ssp.answer();
-    assert!(matches!(first.status, 100 | 400), "{first:?}");
+}
+
+/// Who asks before sending gets a yes, or at once the answer that makes sending pointless.
+#[test]
+fn expecting_to_continue() {
+    let dsp = bidder();
+    let exchange = exchange("max_request_bytes = 1000", &dsp);
+    let head = |length: usize| {
+        format!(
+            "POST /openrtb2/auction HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let mut ssp = exchange.connect();
+    ssp.send(head(REQUEST.len()));
+    assert_eq!(ssp.answer().status, 100);
+    ssp.send(REQUEST);
+    assert_eq!(ssp.answer().status, 200);
+    ssp.send(head(1001));
+    assert_eq!(ssp.answer().status, 413);
+    assert!(ssp.is_closed());
 }
 
 #[test]
