@@ -70,8 +70,9 @@ impl<T: Transport + 'static> Ingress<T> {
             .max_buf_size(READ_BUFFER_BYTES_MAX)
             // An SSP that has sent its FIN still reads: it gets its answer.
             .half_close(true)
-            .keep_alive(true)
-            .pipeline_flush(true);
+            .keep_alive(true);
+        // Not `pipeline_flush`: it holds answers back for as long as there are unread bytes, so half of a next request
+        // keeps the answer to the one before it, and after bytes that are not HTTP nothing is answered at all.
         let ingress = Rc::clone(self);
         let service = service_fn(move |request| {
             let ingress = Rc::clone(&ingress);

@@ -7,7 +7,10 @@
 mod admission;
 mod body;
 mod connection;
+mod framing;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::rc::Rc;
@@ -116,6 +119,9 @@ impl<T: Transport + 'static> Ingress<T> {
     }
 
     async fn reply(&self, request: Request<Incoming>, arrival: Instant) -> Reply {
+        if let Some(fault) = framing::fault(request.version(), request.headers()) {
+            return Reply::OutOfStep(fault);
+        }
         match (request.uri().path(), request.method()) {
             (AUCTION_PATH, &Method::POST) => self.auction(request, arrival).await,
             (AUCTION_PATH, _) => Reply::MethodNotAllowed("POST"),

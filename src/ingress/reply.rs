@@ -32,6 +32,8 @@ pub(super) enum Reply {
     Outcome(Outcome),
     /// The bid request breaks a rule, or its body cannot be read: which and where, a line each.
     Invalid(String),
+    /// The head can be read in two ways: what follows on the connection cannot be trusted.
+    OutOfStep(&'static str),
     /// Our own failure: no bid for this one, the connection goes on.
     NothingForThisOne,
     /// Too many at once.
@@ -63,6 +65,7 @@ impl Reply {
                 response
             }
             Self::Invalid(reasons) => text(StatusCode::BAD_REQUEST, why(&reasons)),
+            Self::OutOfStep(fault) => closing(text(StatusCode::BAD_REQUEST, why(fault))),
             Self::Shed => {
                 let mut response = text(
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -75,14 +78,10 @@ impl Reply {
             }
             Self::TooLarge => {
                 // The rest of the body is still under way, and reading it to its end is what the limit is for.
-                let mut response = text(
+                closing(text(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     why("the body is longer than allowed"),
-                );
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
-                response
+                ))
             }
             Self::UnknownEncoding => {
                 let mut response = text(
@@ -145,6 +144,14 @@ fn bid_response(body: Vec<u8>, accepts_gzip: bool) -> Response {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
+    response
+}
+
+/// The connection ends with this response. (HTTP/2 knows no such header, and hyper leaves it out there.)
+fn closing(mut response: Response) -> Response {
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 

@@ -28,6 +28,19 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
+/// Fails when somebody listens on `address` already, even with [`bind`] and as the same user. [`bind`] alone would
+/// succeed there, and two exchanges started by mistake would share the traffic without a word.
+///
+/// # Errors
+/// As [`bind`], which may be called right after this.
+pub fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
+    let domain = Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    // Old connections of a process before us (TIME_WAIT) are no reason; with `SO_REUSEADDR` only listeners count.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 /// The address a socket made by [`bind`] listens on: with its port, where that was left to the kernel.
 ///
 /// # Errors

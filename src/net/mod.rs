@@ -13,7 +13,7 @@ mod timer;
 
 use std::time::Duration;
 
-pub use listener::{Listener, bind, local_address};
+pub use listener::{Listener, bind, local_address, refuse_if_taken};
 pub use readiness::{Interest, Readiness, Ready};
 pub use signal::Signal;
 pub use socket::{Progress, Socket};
@@ -23,6 +23,16 @@ pub use timer::ShardTimer;
 /// Runs `future` beside the caller on this shard, until it ends.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(future).detach();
+}
+
+/// Runs `future` to its end on an executor of its own, on this thread: for tests of what needs a shard's sockets.
+#[cfg(test)]
+pub(crate) fn run_as_shard<T>(future: impl Future<Output = T>) -> T {
+    glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+        .io_memory(64 << 10)
+        .make()
+        .map(|executor| executor.run(future))
+        .unwrap_or_else(|error| panic!("no executor: {error}"))
 }
 
 /// Lets every other task of this shard that can run do so first.

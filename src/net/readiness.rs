@@ -210,18 +210,9 @@ mod tests {
     use std::os::unix::net::UnixStream as Pipe;
     use std::time::Duration;
 
-    use glommio::{LocalExecutorBuilder, Placement};
-
     use super::*;
     use crate::clock::now;
-
-    fn on_an_executor<T>(test: impl Future<Output = T>) -> T {
-        LocalExecutorBuilder::new(Placement::Unbound)
-            .io_memory(64 << 10)
-            .make()
-            .unwrap()
-            .run(test)
-    }
+    use crate::net::run_as_shard;
 
     fn taken(readiness: &Readiness) -> Vec<u64> {
         let mut tokens = Vec::new();
@@ -237,7 +228,7 @@ mod tests {
 
     #[test]
     fn waits_for_bytes_and_reports_each_change_once() {
-        on_an_executor(async {
+        run_as_shard(async {
             let readiness = Readiness::new().unwrap();
             let (mut near, mut far) = Pipe::pair().unwrap();
             near.set_nonblocking(true).unwrap();
@@ -273,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_alarm_ends_the_wait_at_its_time_and_not_before() {
-        on_an_executor(async {
+        run_as_shard(async {
             let readiness = Readiness::new().unwrap();
             for _ in 0..3 {
                 let due = now().after(Duration::from_millis(20));
@@ -292,7 +283,7 @@ mod tests {
     #[test]
     fn waiting_leaks_no_descriptor() {
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-        on_an_executor(async {
+        run_as_shard(async {
             let readiness = Readiness::new().unwrap();
             let before = open();
             for _ in 0..100 {

@@ -36,6 +36,11 @@ impl Arenas {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
     fn give_back(&self, mut bump: Bump) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < ARENAS_KEPT && bump.allocated_bytes() <= ARENA_BYTES_KEPT {

@@ -75,6 +75,12 @@ impl<T: Transport> Orchestrator<T> {
         &self.fanout
     }
 
+    /// How many arenas are in the pool, not on loan.
+    #[cfg(test)]
+    pub(crate) fn arenas_idle(&self) -> usize {
+        self.arenas.idle_count()
+    }
+
     /// Takes a bid request that arrived at `arrival` to its outcome, before its deadline.
     ///
     /// # Errors

@@ -149,14 +149,13 @@ impl<T: Transport> Orchestrator<T> {
         read: &BidResponse<'a>,
         currency: Currency,
     ) {
-        let mut position = 0;
+        let mut positions = 0..;
         for seat in read.seats {
             let group = (seat.group && seat.bids.len() > 1).then(|| {
                 offers.groups += 1;
                 offers.groups
             });
-            for bid in seat.bids {
-                position += 1;
+            for (bid, position) in seat.bids.iter().zip(&mut positions) {
                 match self.offer(offers, dsp, position, seat, bid, currency) {
                     Ok((imp, offer)) => {
                         offers.offered[call * offers.request.imps.len() + imp] = true;

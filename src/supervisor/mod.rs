@@ -132,7 +132,8 @@ struct Supervisor {
 struct Shard {
     core: usize,
     /// Kept open here, so that connections made while a shard is being restarted wait instead of being refused.
-    listener: OwnedFd,
+    /// `None` once draining: nobody would take them.
+    listener: Option<OwnedFd>,
     commands: Sender<Command>,
     handle: Option<shard::Handle>,
 }
@@ -151,6 +152,8 @@ impl Supervisor {
             intensity: Intensity::default(),
             given_up: false,
         };
+        net::refuse_if_taken(supervisor.address)
+            .map_err(|error| in_context(&format!("port {}", supervisor.address), &error))?;
         for &core in &prepared.cores {
             let listener = net::bind(supervisor.address)
                 .map_err(|error| in_context(&format!("port {}", supervisor.address), &error))?;
@@ -158,7 +161,7 @@ impl Supervisor {
             let (commands, _) = bounded(1);
             supervisor.shards.push(Shard {
                 core,
-                listener,
+                listener: Some(listener),
                 commands,
                 handle: None,
             });
@@ -171,11 +174,14 @@ impl Supervisor {
 
     fn start_shard(&mut self, index: usize) -> io::Result<()> {
         let shard = &mut self.shards[index];
+        let Some(listener) = &shard.listener else {
+            return Err(io::Error::other("draining"));
+        };
         let (commands, receives) = bounded(1);
         let post = Post {
             index,
             core: shard.core,
-            listener: shard.listener.try_clone()?,
+            listener: listener.try_clone()?,
             commands: receives,
             events: self.reports_to.clone(),
         };
@@ -252,7 +258,10 @@ impl Supervisor {
 
     /// Has every shard drain, and waits for them.
     fn end(mut self, asked: &Receiver<Ask>, drain: Duration) -> Ended {
-        for shard in &self.shards {
+        for shard in &mut self.shards {
+            // The shard closes its own after taking what has been accepted on its behalf. With this one open, who
+            // connects from now on would wait for nobody instead of being refused.
+            shard.listener = None;
             // A shard that is gone already has nothing to drain.
             let _gone = shard.commands.try_send(Command::Drain);
         }

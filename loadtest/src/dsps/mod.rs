@@ -14,7 +14,7 @@ mod serve;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -147,6 +147,7 @@ impl Dsps {
 
     /// Changes what is wrong with a DSP, from its next answer on. No effect on a DSP that does not exist.
     pub fn set_fault(&self, dsp: u16, fault: Fault) {
+        prepare(fault);
         if let Some(shared) = self.shared.dsps.get(usize::from(dsp)) {
             shared.fault.set(fault);
         }
@@ -296,8 +297,17 @@ impl Options {
     }
 }
 
+/// Makes what a fault needs before it is played: 50 MB take a second to compress in a debug build, and a loop that
+/// is busy with that answers late for all its DSPs.
+fn prepare(fault: Fault) {
+    if fault == Fault::GzipBomb {
+        LazyLock::force(&answer::GZIP_BOMB);
+    }
+}
+
 impl SharedDsp {
     fn new(fault: Fault) -> Self {
+        prepare(fault);
         Self {
             fault: FaultSwitch::new(fault),
             requests: Counter::default(),
