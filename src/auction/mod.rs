@@ -100,7 +100,7 @@ pub struct DealTerms<'a> {
 pub struct Offer<'a> {
     /// Who bids.
     pub dsp: DspIndex,
-    /// The bid's place among all bids of this DSP's answer, from 0.
+    /// The bid's place among the sound bids of this DSP's answer, from 0.
     pub position: u32,
     /// `seatbid.seat`.
     pub seat: Option<&'a str>,

@@ -10,7 +10,7 @@ use crate::fanout::{Answer, CallFailure, DspId, Response, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
 use crate::openrtb::{Bid, BidFault, BidRequest, BidResponse, SeatBid};
-use crate::telemetry::{BidResult, DspOutcome, Stage};
+use crate::telemetry::{BidResult, DspOutcome, Rounded, Stage};
 
 /// What the DSPs offered for one bid request.
 #[derive(Debug)]
@@ -155,10 +155,11 @@ impl<T: Transport> Orchestrator<T> {
                 offers.groups += 1;
                 offers.groups
             });
+            let first = offers.list.len();
+            let mut whole = !read.bad_bids.iter().any(|bad| bad.seat == seat.seat);
             for (bid, position) in seat.bids.iter().zip(&mut positions) {
                 match self.offer(offers, dsp, position, seat, bid, currency) {
                     Ok((imp, offer)) => {
-                        offers.offered[call * offers.request.imps.len() + imp] = true;
                         offers.list.push(OfferFor {
                             imp,
                             offer,
@@ -167,8 +168,20 @@ impl<T: Transport> Orchestrator<T> {
                             group,
                         });
                     }
-                    Err(reason) => self.lose(dsp, reason, BidResult::Invalid),
+                    Err(reason) => {
+                        self.lose(dsp, reason, BidResult::Invalid);
+                        whole = false;
+                    }
                 }
+            }
+            if seat.group && !whole {
+                // A bid of this group can never win, so none of it may.
+                for _ in offers.list.drain(first..) {
+                    self.lose(dsp, LossReason::InvalidBidResponse, BidResult::Lost);
+                }
+            }
+            for offer in &offers.list[first..] {
+                offers.offered[call * offers.request.imps.len() + offer.imp] = true;
             }
         }
     }
@@ -188,6 +201,9 @@ impl<T: Transport> Orchestrator<T> {
             .iter()
             .position(|imp| imp.id == bid.impid)
             .ok_or(LossReason::InvalidBidResponse)?;
+        if bid.mtype.is_some_and(|mtype| !imps[imp].media.offers(mtype)) {
+            return Err(LossReason::WrongFormat);
+        }
         let price = self.price(bid, currency, offers.currency)?;
         let offer = Offer {
             dsp: DspIndex(dsp.0),
@@ -201,8 +217,11 @@ impl<T: Transport> Orchestrator<T> {
     }
 
     fn price(&self, bid: &Bid<'_>, from: Currency, to: Currency) -> Result<Cpm, LossReason> {
-        let (amount, _exact) = Money::parse(bid.price.as_bytes(), from, Rounding::TowardZero)
+        let (amount, exact) = Money::parse(bid.price.as_bytes(), from, Rounding::TowardZero)
             .map_err(|_: DecimalError| LossReason::InvalidBidResponse)?;
+        if !exact {
+            self.recorder.rounded(Rounded::Bid);
+        }
         let (micros, _rate) = self
             .options
             .rates

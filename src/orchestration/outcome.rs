@@ -9,6 +9,7 @@ use super::sale::Sales;
 use crate::auction::Verdict;
 use crate::fanout::{DspId, Transport};
 use crate::money::decimal::{TEXT_BYTES_MAX, write_micros};
+use crate::money::{Cpm, Currency, Money, Rounding};
 use crate::openrtb::codes::NoBidReason;
 use crate::openrtb::{BidRequest, Seat, Win, write_no_bid, write_response};
 use crate::telemetry::BidResult;
@@ -72,8 +73,8 @@ impl<T: Transport> Orchestrator<T> {
                 Verdict::Lost(reason) => self.lose(dsp, *reason, BidResult::Lost),
             }
         }
-        for (_, clearing) in &sales.won {
-            self.recorder.clearing_price(clearing.micros().unsigned_abs());
+        for &(_, clearing) in &sales.won {
+            self.count_clearing_price(clearing, plan.currency);
         }
         for (index, call) in plan.calls.iter().enumerate() {
             let without = (0..request.imps.len())
@@ -83,6 +84,21 @@ impl<T: Transport> Orchestrator<T> {
                 self.recorder
                     .non_bid(call.dsp.index(), offers.non_bids[index].code());
             }
+        }
+    }
+
+    /// In the exchange's own currency: a sum of several would mean nothing.
+    fn count_clearing_price(&self, clearing: Cpm, currency: Currency) {
+        let amount = Money {
+            micros: clearing.micros(),
+            currency,
+        };
+        let own = self
+            .options
+            .rates
+            .convert(amount, self.options.currency, Rounding::TowardZero);
+        if let Ok((micros, _rate)) = own {
+            self.recorder.clearing_price(micros.unsigned_abs());
         }
     }
 }

@@ -8,9 +8,11 @@ use super::offers::{OfferFor, Offers};
 use super::plan::Plan;
 use crate::auction::{self, AuctionType, DealTerms, Floor, ImpTerms, Verdict, tie_seed};
 use crate::fanout::Transport;
+use crate::money::decimal::parse_micros;
 use crate::money::{Cpm, Currency, Money, Rounding};
 use crate::openrtb::codes::LossReason;
 use crate::openrtb::{self, BidRequest, Imp, NumberText};
+use crate::telemetry::Rounded;
 
 /// What became of every offer, and what each winner pays.
 #[derive(Debug)]
@@ -110,18 +112,25 @@ impl<T: Transport> Orchestrator<T> {
         let Some(text) = text else {
             return Floor::Known(Cpm::ZERO);
         };
-        let from = match cur.filter(|cur| !cur.is_empty()) {
-            None => Some(Currency::USD),
-            Some(code) => Currency::from_bytes(code.as_bytes()),
-        };
-        let amount = from.and_then(|from| Money::parse(text.as_bytes(), from, Rounding::Up).ok());
-        let Some((amount, _exact)) = amount else {
+        let Ok(floor) = parse_micros(text.as_bytes(), Rounding::Up) else {
             return Floor::Unknown;
         };
-        if amount.micros == 0 {
+        if !floor.exact {
+            self.recorder.rounded(Rounded::Floor);
+        }
+        if floor.micros == 0 {
+            // Nothing is nothing in every currency, known or not.
             return Floor::Known(Cpm::ZERO);
         }
-        let converted = self.options.rates.convert(amount, to, Rounding::Up).ok();
+        let converted = match cur.filter(|cur| !cur.is_empty()) {
+            None => Some(Currency::USD),
+            Some(code) => Currency::from_bytes(code.as_bytes()),
+        }
+        .map(|currency| Money {
+            micros: floor.micros,
+            currency,
+        })
+        .and_then(|floor| self.options.rates.convert(floor, to, Rounding::Up).ok());
         converted
             .and_then(|(micros, _rate)| Cpm::from_micros(micros))
             .map_or(Floor::Unknown, Floor::Known)

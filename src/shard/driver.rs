@@ -58,16 +58,16 @@ impl Driver {
                 continue;
             }
             let pause = epoch.length(now, clock::thread_cpu);
+            // Everything that was woken runs now. How much later than wanted it is this task's turn again is how long
+            // a DSP's answer may lie unread.
             if pause.is_zero() {
-                // Everything that was woken runs now; how long until it is this task's turn again is how long a
-                // DSP's answer may lie unread.
                 net::yield_now().await;
-                let stall = clock::now().since(now);
-                self.recorder
-                    .loop_stall(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX));
             } else {
                 net::pause(pause).await;
             }
+            let stall = clock::now().since(now.after(pause));
+            self.recorder
+                .loop_stall(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX));
         }
     }
 }

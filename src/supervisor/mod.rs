@@ -81,6 +81,7 @@ pub fn run(prepared: &Prepared, on_ready: impl FnOnce(Addresses)) -> io::Result<
     let readiness = Arc::new(Readiness::new());
     let control = open_admin_port(prepared, merged, Arc::clone(&readiness), asks)?;
     let mut supervisor = Supervisor::start(prepared, recorders)?;
+    let mut signals_seen = 0;
     if supervisor.wait_until_ready() {
         readiness.advance(State::Ready);
         let shards = supervisor.shards.len();
@@ -89,10 +90,10 @@ pub fn run(prepared: &Prepared, on_ready: impl FnOnce(Addresses)) -> io::Result<
             admin: control.address(),
             shards,
         });
-        supervisor.watch(&asked);
+        signals_seen += usize::from(supervisor.watch(&asked) == Some(Ask::Signal));
     }
     readiness.advance(State::Draining);
-    Ok(supervisor.end(&asked, prepared.blueprint.drain))
+    Ok(supervisor.end(&asked, signals_seen, prepared.blueprint.drain))
 }
 
 fn open_admin_port(
@@ -107,7 +108,7 @@ fn open_admin_port(
         limits: control::Limits::default(),
     };
     let drain = move |command| match command {
-        control::Command::Drain => asks.send(Ask::End).is_ok(),
+        control::Command::Drain => asks.send(Ask::Drain).is_ok(),
     };
     Control::spawn(options, merged, readiness, Box::new(drain))
         .map_err(|error| in_context(&format!("admin port {}", prepared.admin), &error))
@@ -212,24 +213,22 @@ impl Supervisor {
         true
     }
 
-    /// Restarts shards that die, until it is time to end.
-    fn watch(&mut self, asked: &Receiver<Ask>) {
+    /// Restarts shards that die, until it is time to end. Returns who asked for that, if anybody did.
+    fn watch(&mut self, asked: &Receiver<Ask>) -> Option<Ask> {
         let events = self.events.clone();
         while !self.given_up {
             select! {
-                recv(asked) -> ask => match ask {
-                    Ok(Ask::End) | Err(_) => return,
-                },
+                recv(asked) -> ask => return ask.ok(),
                 recv(events) -> event => if let Ok(Event::Ended(index)) = event {
                     self.replace(index, clock::now());
                 },
             }
         }
+        None
     }
 
     fn replace(&mut self, index: usize, now: Instant) {
         self.bury(index);
-        self.recorders.process().shard_panicked();
         if !self.intensity.allows(now) {
             tracing::error!("shards die too often; giving up");
             self.given_up = true;
@@ -252,12 +251,15 @@ impl Supervisor {
         match handle.join() {
             Ok(Ok(())) => tracing::debug!(shard = index, "shard drained"),
             Ok(Err(error)) => tracing::error!(shard = index, %error, "shard failed"),
-            Err(error) => tracing::error!(shard = index, %error, "shard died"),
+            Err(error) => {
+                tracing::error!(shard = index, %error, "shard died");
+                self.recorders.process().shard_panicked();
+            }
         }
     }
 
-    /// Has every shard drain, and waits for them.
-    fn end(mut self, asked: &Receiver<Ask>, drain: Duration) -> Ended {
+    /// Has every shard drain, and waits for them. A second signal does not wait; `signals_seen` came before.
+    fn end(mut self, asked: &Receiver<Ask>, mut signals_seen: usize, drain: Duration) -> Ended {
         for shard in &mut self.shards {
             // The shard closes its own after taking what has been accepted on its behalf. With this one open, who
             // connects from now on would wait for nobody instead of being refused.
@@ -270,7 +272,12 @@ impl Supervisor {
         while self.shards.iter().any(|shard| shard.handle.is_some()) {
             let left = deadline.since(clock::now());
             select! {
-                recv(asked) -> _ => return Ended::AtOnce,
+                recv(asked) -> ask => {
+                    signals_seen += usize::from(ask == Ok(Ask::Signal));
+                    if signals_seen > 1 {
+                        return Ended::AtOnce;
+                    }
+                },
                 recv(events) -> event => if let Ok(Event::Ended(index)) = event {
                     self.bury(index);
                 },

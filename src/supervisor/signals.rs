@@ -10,8 +10,10 @@ use signal_hook::iterator::Signals;
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// Drain and end; once more: end at once.
-    End,
+    /// By SIGTERM or SIGINT: drain and end; by a second one: end at once.
+    Signal,
+    /// By the admin port: drain and end, as often as it is asked.
+    Drain,
 }
 
 /// Turns SIGTERM and SIGINT into messages from here on.
@@ -19,7 +21,7 @@ pub(super) fn listen(sends: Sender<Ask>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for _signal in signals.forever() {
-            if sends.send(Ask::End).is_err() {
+            if sends.send(Ask::Signal).is_err() {
                 return;
             }
         }

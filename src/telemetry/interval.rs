@@ -7,7 +7,8 @@ use crossbeam::channel::Sender;
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, PanicLayer, ShedReason, Stage, StatusCounts,
+    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, PanicLayer, Rounded, ShedReason, Stage,
+    StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -53,6 +54,7 @@ pub(super) struct Tally {
     pub(super) losses: CodeCounts,
     pub(super) shed: Counts<{ ShedReason::ALL.len() }>,
     pub(super) panics: Counts<{ PanicLayer::ALL.len() }>,
+    pub(super) rounded: Counts<{ Rounded::ALL.len() }>,
     pub(super) deadline_missed: u64,
     pub(super) loop_stall: Distribution,
 }
@@ -66,6 +68,7 @@ impl Tally {
         self.losses.merge(&other.losses);
         self.shed.merge(&other.shed);
         self.panics.merge(&other.panics);
+        self.rounded.merge(&other.rounded);
         self.deadline_missed += other.deadline_missed;
         self.loop_stall.merge(&other.loop_stall);
     }
@@ -76,6 +79,7 @@ impl Tally {
         self.losses = CodeCounts::default();
         self.shed = Counts::default();
         self.panics = Counts::default();
+        self.rounded = Counts::default();
         self.deadline_missed = 0;
         self.loop_stall.clear();
     }
@@ -89,6 +93,7 @@ impl Default for Tally {
             losses: CodeCounts::default(),
             shed: Counts::default(),
             panics: Counts::default(),
+            rounded: Counts::default(),
             deadline_missed: 0,
             loop_stall: Distribution::of_stage(),
         }

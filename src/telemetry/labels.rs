@@ -104,6 +104,16 @@ label_values! {
 }
 
 label_values! {
+    /// An amount with more than six decimals, which was rounded on its way in.
+    Rounded {
+        /// A bid's price, toward zero: nobody pays more than offered.
+        Bid = "bid",
+        /// A floor, up: nobody sells below it.
+        Floor = "floor",
+    }
+}
+
+label_values! {
     /// How far a panic got before it was caught.
     PanicLayer {
         /// It cost one bid request.

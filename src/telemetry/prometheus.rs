@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
-use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, ShedReason, Stage};
+use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage};
 use super::merged::Merged;
 
 /// How the text is to be written.
@@ -252,6 +252,17 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Shards started again after they had ended.",
         labels: &[],
         samples: |merged, samples| samples.integer(&[], merged.shard_restarts()),
+    },
+    Metric {
+        name: "rounded_total",
+        kind: Kind::Counter,
+        help: "Amounts with more than six decimals: bids rounded toward zero, floors up.",
+        labels: &["amount"],
+        samples: |merged, samples| {
+            for amount in Rounded::ALL {
+                samples.integer(&[&amount.label()], merged.tally.rounded.get(amount));
+            }
+        },
     },
     Metric {
         name: "deadline_missed_total",

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
-use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, ShedReason, Stage};
+use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage};
 use super::merged::Merged;
 
 /// Intervals a recorder owns: one to record into, one that travels.
@@ -173,6 +173,11 @@ impl Recorder {
     /// A bid request was refused unread.
     pub fn shed(&self, reason: ShedReason) {
         self.current.borrow_mut().tally.shed.add_one(reason);
+    }
+
+    /// An amount had more than six decimals.
+    pub fn rounded(&self, amount: Rounded) {
+        self.current.borrow_mut().tally.rounded.add_one(amount);
     }
 
     /// A panic was caught on this shard. One that ends the shard is the supervisor's to count.

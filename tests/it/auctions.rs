@@ -386,6 +386,16 @@ fn several_imps() {
         "1 b 0.000001, 2 b 1.000001",
     );
     check(
+        "a group with a bid that can never win wins nothing",
+        &["group:x 1=3 9=3", "1=2 2=2"],
+        "1 b 0.000001, 2 b 1.000001",
+    );
+    check(
+        "a group with a bid that is none wins nothing",
+        &["group:x 1=3 2=-3", "1=2 2=2"],
+        "1 b 0.000001, 2 b 1.000001",
+    );
+    check(
         "a broken group leaves the rest alone",
         &["group:x 1=3 2=3 seat:y 3=1", "2=4"],
         "2 b 1.000001, 3 y 0.000001",

@@ -167,7 +167,13 @@ fn request_for(response: &Value, fallback_id: &str) -> Value {
         .iter()
         .map(|(id, deals)| {
             let deals: Vec<_> = deals.iter().map(|deal| json!({"id": deal})).collect();
-            let mut imp = json!({"id": id, "banner": {}});
+            let mut imp = json!({
+                "id": id,
+                "banner": {},
+                "video": {"mimes": ["video/mp4"]},
+                "audio": {"mimes": ["audio/mp4"]},
+                "native": {"request": "{}"},
+            });
             if !deals.is_empty() {
                 imp["pmp"] = json!({"deals": deals});
             }
@@ -343,9 +349,6 @@ fn json_of_any_kind_as_a_response_is_no_bid() {
     }
 }
 
-/// What the exchange does not look at yet: a bid's `mtype` against what the imp offers.
-const NOT_NOTICED: [&str; 1] = ["loss 204"];
-
 /// Each pair has a DSP of its own in the configuration, so that the metrics tell what became of which.
 #[test]
 fn pairs_are_noticed_for_what_they_are() {
@@ -418,7 +421,9 @@ fn pairs_are_noticed_for_what_they_are() {
         }
         for fault in &faults {
             *expected_losses.entry(fault.loss).or_default() += 1;
-            if sold.iter().any(|bid| fault.bid.as_deref() == bid["id"].as_str()) {
+            let named = |bid: &&Value| fault.bid.as_deref() == bid["id"].as_str();
+            // Where two bids of an answer share an id, the other one may win.
+            if bids_of(&served).filter(named).count() == 1 && sold.iter().any(|bid| named(&bid)) {
                 wrong.push(format!("{name}: the faulty bid won\n{note}"));
             }
         }
@@ -459,9 +464,6 @@ struct Fault {
 fn faults(context: &[&str], bids: usize) -> Vec<Fault> {
     let mut faults = Vec::new();
     for line in context {
-        if NOT_NOTICED.iter().any(|known| line.contains(known)) {
-            continue;
-        }
         let of_all = |loss| (0..bids).map(move |_| Fault { bid: None, loss });
         if line.starts_with("bid currency") {
             faults.extend(of_all(3));

@@ -106,6 +106,22 @@ fn draining_can_be_asked_for_on_the_admin_port() {
     assert_eq!(exchange.wait().code(), Some(0));
 }
 
+/// What Kubernetes does: a preStop hook that calls `/drain`, then SIGTERM.
+#[test]
+fn a_signal_after_the_admin_port_asked_is_the_first_signal() {
+    let (mut exchange, mut ssp, _dsp, gate) = in_flight("drain_ms = 15000");
+    for _ in 0..2 {
+        let mut admin = Http::connect(exchange.admin);
+        admin.send("POST /drain HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        assert!((200..300).contains(&admin.answer().status));
+    }
+    assert!(eventually(|| exchange.admin("/readyz").status == 503));
+    exchange.signal("TERM");
+    gate.open();
+    assert_eq!(ssp.answer().status, 200, "what is in flight is still finished");
+    assert_eq!(exchange.wait().code(), Some(0));
+}
+
 #[test]
 fn sixteen_shards_share_two_cores() {
     let (dsp, gate) = gated();
