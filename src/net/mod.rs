@@ -5,15 +5,15 @@
 
 pub mod gzip;
 mod listener;
+mod pause;
 mod readiness;
 mod signal;
 mod socket;
 mod stream;
 mod timer;
 
-use std::time::Duration;
-
 pub use listener::{Listener, bind, local_address, refuse_if_taken};
+pub use pause::pause;
 pub use readiness::{Interest, Readiness, Ready};
 pub use signal::Signal;
 pub use socket::{Progress, Socket};
@@ -38,11 +38,6 @@ pub(crate) fn run_as_shard<T>(future: impl Future<Output = T>) -> T {
 /// Lets every other task of this shard that can run do so first.
 pub async fn yield_now() {
     futures_lite::future::yield_now().await;
-}
-
-/// Lets the shard do other things, or sleep, for so long. For pauses below the timer wheel's tick.
-pub async fn pause(length: Duration) {
-    glommio::timer::sleep(length).await;
 }
 
 /// What hyper spawns its HTTP/2 streams with.
