@@ -181,6 +181,10 @@ fn values() {
         &["c.toml:2:20: auction.increment_micros: must be 0 to 1000000000, is -1"],
     );
     bad(
+        "[fanout]\nepoch_us_max = 20001",
+        &["c.toml:2:16: fanout.epoch_us_max: must be 0 to 20000, is 20001"],
+    );
+    bad(
         "[validation]\nrequire = [\"user\", \"devise\", \"user\"]",
         &[
             "c.toml:2:11: validation.require: \"devise\" cannot be required; did you mean \"device\"?",
@@ -394,6 +398,9 @@ currency = "USD"
 floor_rule = "at_or_above"
 increment_micros = 1
 prefer_deals = false
+
+[fanout]
+epoch_us_max = 500
 
 [validation]
 require = []
