@@ -490,9 +490,19 @@ fn rates_are_read() {
 
 #[test]
 fn the_reference_profile_checks() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/reference.toml");
-    let config = load(&path, []).unwrap_or_else(|problems| panic!("{problems}"));
+    let load = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(name);
+        load(&path, []).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let (config, over_h2) = (load("reference.toml"), load("reference-h2.toml"));
     assert_eq!(config.dsps().len(), 23);
+    let mut twins = over_h2.dsps().to_vec();
+    for (twin, dsp) in twins.iter_mut().zip(config.dsps()) {
+        assert_eq!(twin.protocol, Protocol::H2);
+        (twin.protocol, twin.max_connections) = (dsp.protocol, dsp.max_connections);
+    }
+    assert_eq!(twins, config.dsps(), "they differ in nothing but the protocol");
+    assert_eq!(over_h2.auction(), config.auction());
     for (port, dsp) in (9001..).zip(config.dsps()) {
         assert_eq!(
             (dsp.host.as_str(), dsp.port, dsp.path.as_str()),
