@@ -3,6 +3,7 @@
 //! With `shard` the only place where glommio appears, so that the runtime stays replaceable. Nothing here knows
 //! what the bytes mean.
 
+mod bell;
 pub mod gzip;
 mod listener;
 mod readiness;
@@ -13,6 +14,7 @@ mod timer;
 
 use std::time::Duration;
 
+pub use bell::Bell;
 pub use listener::{Listener, bind, local_address};
 pub use readiness::{Interest, Readiness, Ready};
 pub use signal::Signal;
