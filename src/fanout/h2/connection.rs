@@ -28,9 +28,10 @@ const INTERIM_MAX: u8 = 4;
 const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
 /// Frames that bring no answer further (PING, SETTINGS, WINDOW_UPDATE, unknown ones, empty DATA) a peer may send.
-/// Each call gives it some more: servers announce windows and end streams frame by frame.
+/// Each call gives it some more, and so does each frame of a body, for which it may widen two windows.
 const IDLE_FRAMES_START: u32 = 1_000;
 const IDLE_FRAMES_PER_CALL: u32 = 8;
+const IDLE_FRAMES_PER_DATA: u32 = 2;
 /// Half a megabyte of them; more cannot be saved up.
 const IDLE_FRAMES_MAX: u32 = 64 << 10;
 
@@ -210,7 +211,7 @@ impl<T> ClientConnection<T> {
         self.has_room(body.len())?;
         let id = self.next_id;
         self.next_id += 2;
-        self.idle_frames = (self.idle_frames + IDLE_FRAMES_PER_CALL).min(IDLE_FRAMES_MAX);
+        self.earn_idle_frames(IDLE_FRAMES_PER_CALL);
         self.write_head(id, block, body.len());
         let sent = self.write_body(id, body, self.peer.stream_window.into());
         let rest = &body[sent..];
@@ -356,6 +357,7 @@ impl<T> ClientConnection<T> {
             let flags = if is_last { flag::END_STREAM } else { 0 };
             frame::write_header(&mut self.output, part.len(), kind::DATA, flags, id);
             self.output.extend_from_slice(part);
+            self.earn_idle_frames(IDLE_FRAMES_PER_DATA);
         }
         self.send_window -= i64::try_from(now.len()).unwrap_or(i64::MAX);
         now.len()
@@ -767,6 +769,10 @@ impl<T> ClientConnection<T> {
             return Err(Violation::new(code::STREAM_CLOSED, "answer on a closed stream"));
         }
         Ok(())
+    }
+
+    fn earn_idle_frames(&mut self, count: u32) {
+        self.idle_frames = (self.idle_frames + count).min(IDLE_FRAMES_MAX);
     }
 
     fn spend_idle_frame(&mut self) -> Result<(), Violation> {

@@ -785,7 +785,8 @@ fn pings_are_answered_and_floods_are_not() {
         let mut client = greeted(1);
         feed(&mut client, &head(1, 0, OK));
         // One was the greeting, and the call has earned some.
-        let allowed = usize::try_from(IDLE_FRAMES_START + IDLE_FRAMES_PER_CALL).unwrap() - 1;
+        let allowed =
+            usize::try_from(IDLE_FRAMES_START + IDLE_FRAMES_PER_CALL + IDLE_FRAMES_PER_DATA).unwrap() - 1;
         assert_eq!(feed(&mut client, &frame.repeat(allowed)), "", "{name}");
         assert_eq!(feed(&mut client, &frame), "closes 11: flood", "{name}");
     }

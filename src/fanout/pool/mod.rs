@@ -1,8 +1,12 @@
-//! Keep-alive connections of one shard to its DSPs, HTTP/1.1, one call at a time on each.
+//! Connections of one shard to its DSPs: opened as calls need them, driven by the shard's readiness set, closed when
+//! they are of no more use. What is said on them is in [`h1`] (one call at a time on each) and [`h2`] (all at once).
 //!
-//! A connection whose call ran out of time is kept and read on: the late answer is counted, dropped, and the
-//! connection used again. It is closed when the rest takes too long, when anything comes that was not asked for,
-//! and whenever two readers could disagree about where an answer ends.
+//! A call that ran out of time does not cost its connection: the late answer is read, counted and dropped. A
+//! connection is closed when the rest takes too long, when anything comes that was not asked for, and whenever two
+//! readers could disagree about where an answer ends.
+
+mod h1;
+mod h2;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -12,13 +16,12 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::dsp::{DspId, DspOptions};
+use super::dsp::{DspId, DspOptions, Protocol};
 use super::gatherings::{Gatherings, Ticket};
-use super::h1::{Head, RequestHead, ResponseReader};
 use super::{CallFailure, Observer, Outgoing, Reply, Transport};
 use crate::clock::Instant;
 use crate::net::gzip::gunzip;
-use crate::net::{Interest, Progress, Readiness, Ready, Socket};
+use crate::net::{Bell, Interest, Progress, Readiness, Ready, Socket};
 
 /// Read from a socket at once: most answers are below 2 kB, and the largest allowed one takes a few turns.
 const READ_BYTES: usize = 64 << 10;
@@ -57,16 +60,16 @@ impl Default for PoolLimits {
 pub struct Connections {
     /// Waiting for the handshake.
     pub connecting: usize,
-    /// With a call that somebody waits for.
+    /// With calls that somebody waits for (HTTP/2: with calls).
     pub busy: usize,
-    /// With a call that nobody waits for any more.
+    /// With a call that nobody waits for any more (HTTP/2: with calls, and taking no new ones).
     pub draining: usize,
     /// Free.
     pub idle: usize,
 }
 
 /// See the module's description.
-pub struct Http1Pool {
+pub struct Pool {
     dsps: Vec<Dsp>,
     connections: RefCell<Slab<Connection>>,
     readiness: Rc<Readiness>,
@@ -78,18 +81,27 @@ pub struct Http1Pool {
     head: RefCell<Vec<u8>>,
     /// Connections that had more to read than a turn allows.
     unread: RefCell<Vec<Token>>,
+    /// Connections with frames that no write has been tried for.
+    unflushed: RefCell<Vec<Token>>,
+    has_unflushed: Bell,
+    /// Kept for its memory: what one read has brought to an end.
+    ended: RefCell<Vec<h2::Ended>>,
 }
 
 struct Dsp {
     id: DspId,
     address: SocketAddr,
-    head: RequestHead,
     gzip: bool,
     connections_max: usize,
+    /// Connections that take calls or will take some again.
     open: Cell<usize>,
-    /// The most recently used last, and used first: the others may grow old and be closed. May name connections
-    /// that are gone; a new one is opened only when the list is empty, so it stays as short as the pool.
-    idle: RefCell<Vec<Token>>,
+    side: Side,
+}
+
+/// What a DSP's calls need, by protocol.
+enum Side {
+    Http1(h1::DspSide),
+    Http2(h2::DspSide),
 }
 
 struct Connection {
@@ -97,23 +109,15 @@ struct Connection {
     dsp: usize,
     socket: Socket,
     connecting: bool,
-    /// An answer came that was not the one asked for: close after the current call.
-    distrusted: bool,
+    /// When it was opened, was last given a call (HTTP/1.1) or became free.
     since: Instant,
-    call: Option<CallUnderWay>,
-    reader: ResponseReader,
-    body: Vec<u8>,
-    /// What the kernel has not taken yet.
-    unsent: Vec<u8>,
+    wire: Wire,
 }
 
-#[derive(Clone, Copy)]
-struct CallUnderWay {
-    ticket: Ticket,
-    due_at: Instant,
-    /// The connection had carried a call before this one.
-    reused: bool,
-    answer_begun: bool,
+/// What is said on a connection, by protocol.
+enum Wire {
+    Http1(h1::Exchange),
+    Http2(Box<h2::Conversation>),
 }
 
 /// A connection by its place and generation, so that an event for one that is gone finds nobody.
@@ -143,7 +147,7 @@ enum Fate {
     Closes,
 }
 
-impl Http1Pool {
+impl Pool {
     /// A pool without connections; they are opened as calls need them.
     pub fn new(
         dsps: &[DspOptions],
@@ -155,11 +159,13 @@ impl Http1Pool {
         let dsp = |(index, options): (usize, &DspOptions)| Dsp {
             id: DspId(u16::try_from(index).unwrap_or(u16::MAX)),
             address: options.target.address,
-            head: RequestHead::new(options),
             gzip: options.gzip,
             connections_max: options.connections_max,
             open: Cell::new(0),
-            idle: RefCell::default(),
+            side: match options.protocol {
+                Protocol::Http1 => Side::Http1(h1::DspSide::new(options)),
+                Protocol::Http2 => Side::Http2(h2::DspSide::new(options)),
+            },
         };
         Self {
             dsps: dsps.iter().enumerate().map(dsp).collect(),
@@ -172,6 +178,9 @@ impl Http1Pool {
             scratch: RefCell::new(vec![0; READ_BYTES]),
             head: RefCell::default(),
             unread: RefCell::default(),
+            unflushed: RefCell::default(),
+            has_unflushed: Bell::default(),
+            ended: RefCell::default(),
         }
     }
 
@@ -196,33 +205,60 @@ impl Http1Pool {
         let events = self
             .readiness
             .take(|token, ready| self.on_ready(Token(token), ready, now))?;
+        self.flush(now);
         Ok(events + unread.len())
+    }
+
+    /// Rings when the first call since the last [`Self::flush`] was started that is not on its way yet.
+    #[must_use]
+    pub fn has_unflushed(&self) -> &Bell {
+        &self.has_unflushed
+    }
+
+    /// Sends what calls over HTTP/2 have gathered: one write for each connection, however many calls.
+    pub fn flush(&self, now: Instant) {
+        let mut unflushed = self.unflushed.take();
+        for token in unflushed.drain(..) {
+            let sent = {
+                let mut connections = self.connections.borrow_mut();
+                match connections.alive(token) {
+                    Some(connection) if !connection.connecting => connection.flush(),
+                    _ => Ok(()),
+                }
+            };
+            if sent.is_err() {
+                self.close(token.index(), CallFailure::Lost, now);
+            }
+        }
+        // Nothing can have been added meanwhile but by a closed connection's retries, which come later.
+        let mut added = self.unflushed.borrow_mut();
+        if added.is_empty() {
+            *added = unflushed;
+        }
     }
 
     /// Closes what has grown too old. To be called about once a second.
     pub fn sweep(&self, now: Instant) {
-        let too_old = |connection: &Connection| {
-            let age = now.since(connection.since);
-            match connection.call {
-                _ if connection.connecting => age > self.limits.connect_timeout,
-                Some(call) => now > call.due_at.after(self.limits.late_drain),
-                None => age > self.limits.idle_timeout,
-            }
-        };
-        let reason = |c: &Connection| {
-            if c.connecting {
-                CallFailure::Unreachable
-            } else {
-                CallFailure::Timeout
-            }
-        };
-        let connections = self.connections.borrow();
-        let old: Vec<_> = connections
-            .iter()
-            .filter(|(_, c)| too_old(c))
-            .map(|(i, c)| (i, reason(c)))
-            .collect();
-        drop(connections);
+        let (mut old, mut given_up) = (Vec::new(), Vec::new());
+        for (index, connection) in self.connections.borrow_mut().iter_mut() {
+            let too_old = match &mut connection.wire {
+                _ if connection.connecting => (now.since(connection.since) > self.limits.connect_timeout)
+                    .then_some(CallFailure::Unreachable),
+                Wire::Http1(exchange) => exchange.too_old(connection.since, now, &self.limits),
+                Wire::Http2(conversation) => {
+                    let token = Token::new(index, connection.generation);
+                    let mut calls = Vec::new();
+                    let too_old = conversation.too_old(connection.since, now, &self.limits, &mut calls);
+                    self.wants_flush(token, conversation);
+                    given_up.push((connection.dsp, token, calls));
+                    too_old
+                }
+            };
+            old.extend(too_old.map(|reason| (index, reason)));
+        }
+        for (dsp, token, calls) in given_up {
+            self.complete_all(&self.dsps[dsp], token, calls, now);
+        }
         for (index, reason) in old {
             self.close(index, reason, now);
         }
@@ -234,45 +270,17 @@ impl Http1Pool {
         counts.resize(self.dsps.len(), Connections::default());
         for (_, connection) in self.connections.borrow().iter() {
             let count = &mut counts[connection.dsp];
-            match connection.call {
-                _ if connection.connecting => count.connecting += 1,
-                Some(call) if self.gatherings.is_waiting(call.ticket) => count.busy += 1,
-                Some(_) => count.draining += 1,
-                None => count.idle += 1,
-            }
-        }
-    }
-
-    /// Sends on an idle connection; false when there is none left that works.
-    fn send_on_idle(&self, dsp: &Dsp, call: CallUnderWay, head: &[u8], body: &[u8], now: Instant) -> bool {
-        loop {
-            let Some(token) = dsp.idle.borrow_mut().pop() else {
-                return false;
+            let place = match &connection.wire {
+                _ if connection.connecting => &mut count.connecting,
+                Wire::Http1(exchange) => exchange.place_in(count, &self.gatherings),
+                Wire::Http2(conversation) => conversation.place_in(count),
             };
-            let mut connections = self.connections.borrow_mut();
-            let alive = connections
-                .get_mut(token.index())
-                .filter(|c| c.generation == token.generation());
-            let Some(connection) = alive else { continue };
-            connection.call = Some(call);
-            connection.since = now;
-            if connection.send(head, body).is_ok() {
-                return true;
-            }
-            connection.call = None;
-            drop(connections);
-            self.close(token.index(), CallFailure::Stale, now);
+            *place += 1;
         }
     }
 
-    fn open(
-        &self,
-        dsp: &Dsp,
-        call: CallUnderWay,
-        head: &[u8],
-        body: &[u8],
-        now: Instant,
-    ) -> Result<(), CallFailure> {
+    /// Connects to a DSP; what is said on the connection is sent when that has succeeded.
+    fn open(&self, dsp: &Dsp, now: Instant, wire: impl FnOnce() -> Wire) -> Result<Token, CallFailure> {
         if dsp.open.get() >= dsp.connections_max {
             return Err(CallFailure::Throttled);
         }
@@ -290,24 +298,19 @@ impl Http1Pool {
             dsp: dsp.id.index(),
             socket,
             connecting: true,
-            distrusted: false,
             since: now,
-            call: Some(call),
-            reader: ResponseReader::default(),
-            body: self.gatherings.buffer(),
-            unsent: [head, body].concat(),
+            wire: wire(),
         });
         dsp.open.set(dsp.open.get() + 1);
-        Ok(())
+        Ok(token)
     }
 
     fn on_ready(&self, token: Token, ready: Ready, now: Instant) {
         let index = token.index();
         let mut connections = self.connections.borrow_mut();
-        let alive = connections
-            .get_mut(index)
-            .filter(|c| c.generation == token.generation());
-        let Some(connection) = alive else { return };
+        let Some(connection) = connections.alive(token) else {
+            return;
+        };
         if connection.connecting && (ready.writable || ready.closing) {
             if connection.socket.connected().is_err() {
                 drop(connections);
@@ -328,20 +331,28 @@ impl Http1Pool {
     fn read(&self, token: Token, closing: bool, now: Instant) {
         let mut scratch = self.scratch.borrow_mut();
         for _ in 0..READS_IN_A_ROW_MAX {
-            let received = {
-                let connections = self.connections.borrow();
-                let alive = connections
-                    .get(token.index())
-                    .filter(|c| c.generation == token.generation());
-                let Some(connection) = alive else { return };
-                connection.socket.receive(&mut scratch)
+            let (received, speaks) = {
+                let mut connections = self.connections.borrow_mut();
+                let Some(connection) = connections.alive(token) else {
+                    return;
+                };
+                let speaks = match connection.wire {
+                    Wire::Http1(_) => Protocol::Http1,
+                    Wire::Http2(_) => Protocol::Http2,
+                };
+                (connection.socket.receive(&mut scratch), speaks)
             };
             match received {
                 Ok(Progress::WouldBlock) => return,
                 Ok(Progress::Moved(0)) => return self.on_end(token.index(), now),
                 Err(_) => return self.close(token.index(), CallFailure::Lost, now),
                 Ok(Progress::Moved(count)) => {
-                    if self.on_bytes(token.index(), &scratch[..count], now) == Fate::Closes {
+                    let bytes = &scratch[..count];
+                    let fate = match speaks {
+                        Protocol::Http1 => self.on_http1_bytes(token.index(), bytes, now),
+                        Protocol::Http2 => self.on_http2_bytes(token, bytes, now),
+                    };
+                    if fate == Fate::Closes {
                         return;
                     }
                     // Edge-triggered: fewer bytes than asked for means that there are no more, and new ones make a
@@ -355,66 +366,15 @@ impl Http1Pool {
         self.unread.borrow_mut().push(token);
     }
 
-    fn on_bytes(&self, index: usize, bytes: &[u8], now: Instant) -> Fate {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(index) else {
-            return Fate::Closes;
-        };
-        let Some(call) = &mut connection.call else {
-            // Nothing was asked: it would be taken for the answer to whatever is asked next.
-            drop(connections);
-            self.close(index, CallFailure::Protocol("unsolicited bytes"), now);
-            return Fate::Closes;
-        };
-        call.answer_begun = true;
-        let limit = self.limits.response_bytes_max;
-        let failure = match connection.reader.read(bytes, &mut connection.body, limit) {
-            Ok((_, None)) => return Fate::Lives,
-            Ok((used, Some(head))) => {
-                let left_over = used < bytes.len();
-                drop(connections);
-                return self.on_answer(index, head, left_over, now);
-            }
-            Err(failure) => failure,
-        };
-        drop(connections);
-        self.close(index, failure, now);
-        Fate::Closes
-    }
-
-    /// The connection's answer is whole.
-    fn on_answer(&self, index: usize, head: Head, left_over: bool, now: Instant) -> Fate {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(index) else {
-            return Fate::Closes;
-        };
-        let token = Token::new(index, connection.generation);
-        let dsp = &self.dsps[connection.dsp];
-        let body = std::mem::replace(&mut connection.body, self.gatherings.buffer());
-        // An answer before the request was sent whole: what is left of the request would be read as another one.
-        let out_of_step = left_over || !connection.unsent.is_empty();
-        let lives = head.keep_alive && !out_of_step && !connection.distrusted;
-        let call = connection.call.take();
-        connection.since = now;
-        drop(connections);
-        if lives {
-            dsp.idle.borrow_mut().push(token);
-        } else {
+    /// The DSP has closed its side.
+    fn on_end(&self, index: usize, now: Instant) {
+        if !self.ends_http1_answer(index, now) {
             self.close(index, CallFailure::Lost, now);
         }
-        if let Some(call) = call {
-            let result = self.decoded(dsp, head, body).map(|body| Reply {
-                status: head.status,
-                body,
-                connection: token.0,
-            });
-            self.complete(dsp.id, call, result, now);
-        }
-        if lives { Fate::Lives } else { Fate::Closes }
     }
 
-    fn decoded(&self, dsp: &Dsp, head: Head, body: Vec<u8>) -> Result<Vec<u8>, CallFailure> {
-        if !head.gzip || body.is_empty() {
+    fn decoded(&self, dsp: &Dsp, gzipped: bool, body: Vec<u8>) -> Result<Vec<u8>, CallFailure> {
+        if !gzipped || body.is_empty() {
             return Ok(body);
         }
         if !dsp.gzip {
@@ -430,118 +390,98 @@ impl Http1Pool {
         }
     }
 
-    /// The DSP has closed its side.
-    fn on_end(&self, index: usize, now: Instant) {
-        let mut connections = self.connections.borrow_mut();
-        let Some(connection) = connections.get_mut(index) else {
-            return;
-        };
-        if connection.call.is_some()
-            && let Some(head) = connection.reader.end()
-        {
-            drop(connections);
-            self.on_answer(index, head, false, now);
-            return;
-        }
-        drop(connections);
-        self.close(index, CallFailure::Lost, now);
-    }
-
-    /// Closes a connection; its call, if it has one, failed for `reason`.
+    /// Closes a connection; its calls, if it has any, failed for `reason`.
     fn close(&self, index: usize, reason: CallFailure, now: Instant) {
         let Some(connection) = self.connections.borrow_mut().try_remove(index) else {
             return;
         };
         let dsp = &self.dsps[connection.dsp];
-        dsp.open.set(dsp.open.get() - 1);
-        self.gatherings.recycle(connection.body);
-        let Some(call) = connection.call else { return };
-        let went_stale = reason == CallFailure::Lost && call.reused && !call.answer_begun;
-        let reason = if went_stale { CallFailure::Stale } else { reason };
-        self.complete(dsp.id, call, Err(reason), now);
+        let token = Token::new(index, connection.generation);
+        match connection.wire {
+            Wire::Http1(exchange) => {
+                dsp.open.set(dsp.open.get() - 1);
+                self.fail_http1(dsp, exchange, reason, now);
+            }
+            Wire::Http2(conversation) => {
+                self.fail_http2(dsp, token, *conversation, &connection.socket, reason, now)
+            }
+        }
     }
 
-    fn complete(&self, dsp: DspId, call: CallUnderWay, result: Result<Reply, CallFailure>, now: Instant) {
+    fn complete(
+        &self,
+        dsp: DspId,
+        ticket: Ticket,
+        due_at: Instant,
+        result: Result<Reply, CallFailure>,
+        now: Instant,
+    ) {
         let answered = result.is_ok();
-        let wanted = self.gatherings.complete(call.ticket, now, result);
+        let wanted = self.gatherings.complete(ticket, now, result);
         if answered && !wanted {
-            self.observer.late(dsp, now.since(call.due_at));
+            self.observer.late(dsp, now.since(due_at));
         }
     }
 }
 
-impl Transport for Http1Pool {
+impl Transport for Pool {
     fn start(&self, outgoing: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
         let dsp = &self.dsps[outgoing.dsp.index()];
-        let mut head = self.head.borrow_mut();
-        dsp.head.write(outgoing.body.len(), &mut head);
-        let call = CallUnderWay {
-            ticket,
-            due_at: outgoing.due_at,
-            reused: true,
-            answer_begun: false,
-        };
-        if !outgoing.fresh && self.send_on_idle(dsp, call, &head, outgoing.body, now) {
-            return Ok(());
+        match &dsp.side {
+            Side::Http1(side) => self.start_http1(dsp, side, outgoing, ticket, now),
+            Side::Http2(side) => self.start_http2(dsp, side, outgoing, ticket, now),
         }
-        self.open(
-            dsp,
-            CallUnderWay {
-                reused: false,
-                ..call
-            },
-            &head,
-            outgoing.body,
-            now,
-        )
     }
 
     fn distrust(&self, connection: u64) {
         let token = Token(connection);
         let mut connections = self.connections.borrow_mut();
-        let alive = connections
-            .get_mut(token.index())
-            .filter(|c| c.generation == token.generation());
-        let Some(connection) = alive else { return };
-        connection.distrusted = true;
-        if connection.call.is_none() {
-            let since = connection.since;
-            drop(connections);
+        let Some(connection) = connections.alive(token) else {
+            return;
+        };
+        let is_free = match &mut connection.wire {
+            Wire::Http1(exchange) => exchange.distrust(),
+            Wire::Http2(conversation) => conversation.retire(),
+        };
+        let (dsp, since) = (&self.dsps[connection.dsp], connection.since);
+        drop(connections);
+        if is_free {
             self.close(token.index(), CallFailure::Lost, since);
+        } else if let Side::Http2(side) = &dsp.side {
+            side.strike_off(dsp, token);
         }
+    }
+}
+
+/// Finds a connection if it is still the one that was meant.
+trait Alive {
+    fn alive(&mut self, token: Token) -> Option<&mut Connection>;
+}
+
+impl Alive for Slab<Connection> {
+    fn alive(&mut self, token: Token) -> Option<&mut Connection> {
+        self.get_mut(token.index())
+            .filter(|connection| connection.generation == token.generation())
     }
 }
 
 impl Connection {
-    /// Sends a request, keeping what the kernel does not take for [`Self::flush`].
-    fn send(&mut self, head: &[u8], body: &[u8]) -> std::io::Result<()> {
-        let sent = match self.socket.send(head, body)? {
-            Progress::Moved(count) => count,
-            Progress::WouldBlock => 0,
-        };
-        if sent < head.len() {
-            self.unsent.extend_from_slice(&head[sent..]);
-        }
-        self.unsent
-            .extend_from_slice(&body[sent.saturating_sub(head.len())..]);
-        Ok(())
-    }
-
+    /// Sends what the kernel has not taken yet.
     fn flush(&mut self) -> std::io::Result<()> {
-        while !self.unsent.is_empty() {
-            match self.socket.send(&self.unsent, &[])? {
-                Progress::Moved(count) => drop(self.unsent.drain(..count)),
-                Progress::WouldBlock => return Ok(()),
-            }
+        match &mut self.wire {
+            Wire::Http1(exchange) => exchange.flush(&self.socket),
+            Wire::Http2(conversation) => conversation.flush(&self.socket),
         }
-        Ok(())
     }
 }
 
-impl std::fmt::Debug for Http1Pool {
+impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Http1Pool")
+        f.debug_struct("Pool")
             .field("connections", &self.connections.borrow().len())
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
