@@ -140,6 +140,10 @@ pub(in crate::fanout) enum Refused {
 }
 
 impl<T> ClientConnection<T> {
+    /// What one call costs while it is under way: its stream with its place in the slab, and its place in the ring.
+    #[cfg(test)]
+    pub(in crate::fanout) const BYTES_PER_CALL: usize = size_of::<Option<Stream<T>>>() + size_of::<u32>();
+
     /// A connection with prior knowledge: what goes out first is already in its output, and calls may be started at
     /// once (RFC 9113 §3.4). An answer has at most `body_bytes_max` bytes.
     pub(in crate::fanout) fn new(body_bytes_max: usize) -> Self {

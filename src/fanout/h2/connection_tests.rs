@@ -807,12 +807,6 @@ fn the_connection_window_is_given_back_in_large_steps() {
     assert_eq!(feed(&mut client, &data(1, 0, "x")), "closes 3: window passed");
 }
 
-#[test]
-fn a_stream_in_flight_is_small() {
-    // With the 8 bytes of due time, 12 of ticket and 24 of body that the pool keeps: `docs/decisions/0002-h2-client.md`.
-    assert!(size_of::<Stream<u32>>() <= 32, "{}", size_of::<Stream<u32>>());
-}
-
 /// All that a server may do with a few calls, as one stream of bytes.
 fn server_bytes() -> Vec<u8> {
     [

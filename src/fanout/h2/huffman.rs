@@ -75,13 +75,14 @@ const fn group_count() -> usize {
 }
 
 /// All symbols in the order of their codes.
+#[expect(clippy::cast_possible_truncation, reason = "257 symbols fit in u16")]
 const fn symbols() -> [u16; END_OF_STRING + 1] {
     let mut symbols = [0; END_OF_STRING + 1];
     let (mut length, mut place) = (1, 0);
     while length <= LENGTH_MAX {
         let mut symbol = 0;
         while symbol <= END_OF_STRING {
-            if LENGTHS[symbol as usize] as usize == length {
+            if LENGTHS[symbol] as usize == length {
                 symbols[place] = symbol as u16;
                 place += 1;
             }
@@ -92,6 +93,7 @@ const fn symbols() -> [u16; END_OF_STRING + 1] {
     symbols
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "lengths are up to 30")]
 const fn groups() -> [Group; GROUP_COUNT] {
     let none = Group {
         length: 0,
@@ -157,7 +159,7 @@ mod tests {
     }
 
     fn pack(mut bits: String) -> Vec<u8> {
-        while bits.len() % 8 > 0 {
+        while !bits.len().is_multiple_of(8) {
             bits.push('1');
         }
         let byte = |chunk: &[u8]| u8::from_str_radix(std::str::from_utf8(chunk).unwrap(), 2).unwrap();

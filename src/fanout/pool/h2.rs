@@ -31,7 +31,7 @@ pub(super) struct Conversation {
     pinged_at: Option<Instant>,
 }
 
-/// One call under way; 3.2 million of them are to be held at once (`docs/decisions/0002-h2-client.md` has the sum).
+/// One call under way; 3.2 million of them are to be held at once, so a test bounds what each costs.
 #[derive(Debug)]
 pub(super) struct Call {
     ticket: Ticket,

@@ -129,12 +129,10 @@ impl Token {
         Self((u64::from(generation) << 32) | (index as u64 & 0xffff_ffff))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves are taken apart")]
     fn index(self) -> usize {
         (self.0 & 0xffff_ffff) as usize
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the two halves are taken apart")]
     fn generation(self) -> u32 {
         (self.0 >> 32) as u32
     }
@@ -403,7 +401,7 @@ impl Pool {
                 self.fail_http1(dsp, exchange, reason, now);
             }
             Wire::Http2(conversation) => {
-                self.fail_http2(dsp, token, *conversation, &connection.socket, reason, now)
+                self.fail_http2(dsp, token, *conversation, &connection.socket, reason, now);
             }
         }
     }
