@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::file::{
-    AuctionFile, ConfigFile, DspFile, LogFile, ResponseFile, ServerFile, ShardsFile, ValidationFile,
+    AuctionFile, ConfigFile, DspFile, FanoutFile, LogFile, ResponseFile, ServerFile, ShardsFile,
+    ValidationFile,
 };
 use super::rates::{Rates, is_currency};
 use super::read::{Reader, Written, env_name_part, nearest};
@@ -22,6 +23,7 @@ use super::read::{Reader, Written, env_name_part, nearest};
 pub struct Config {
     server: ServerOptions,
     auction: AuctionOptions,
+    fanout: FanoutOptions,
     validation: ValidationOptions,
     response: ResponseOptions,
     log: LogOptions,
@@ -62,6 +64,13 @@ pub enum Shards {
     Auto,
     /// This many.
     Count(NonZeroUsize),
+}
+
+/// `[fanout]`: how DSP connections are driven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FanoutOptions {
+    /// How long a busy shard may let calls and answers gather; zero takes and sends each at once.
+    pub epoch_max: Duration,
 }
 
 /// `[auction]`: time and money.
@@ -187,6 +196,9 @@ pub enum Protocol {
 /// The longest time anything may be configured to take in an auction: where the histograms end.
 const AUCTION_MS_MAX: i64 = 60_000;
 
+/// 20 ms: beyond it an epoch costs more of the deadline than it can save.
+const EPOCH_US_MAX: i64 = 20_000;
+
 /// An hour: more is a slip of the unit.
 const CONNECTION_MS_MAX: i64 = 3_600_000;
 
@@ -210,6 +222,11 @@ impl Config {
     /// Time and money.
     pub fn auction(&self) -> &AuctionOptions {
         &self.auction
+    }
+
+    /// `[fanout]`.
+    pub fn fanout(&self) -> &FanoutOptions {
+        &self.fanout
     }
 
     /// What a bid request must have.
@@ -251,6 +268,7 @@ impl Config {
         Self {
             server: ServerOptions::check(&file.server, reader),
             auction: AuctionOptions::check(&file.auction, reader),
+            fanout: FanoutOptions::check(&file.fanout, reader),
             validation: ValidationOptions::check(&file.validation, reader),
             response: ResponseOptions::check(&file.response, reader),
             log: LogOptions::check(&file.log, reader),
@@ -301,6 +319,15 @@ impl AuctionOptions {
             floor_rule: one_of(&file.floor_rule, floor_rules, reader),
             increment_micros: number(&file.increment_micros, 0..=1_000_000_000, reader),
             prefer_deals: file.prefer_deals.value,
+        }
+    }
+}
+
+impl FanoutOptions {
+    fn check(file: &FanoutFile, reader: &mut Reader<'_>) -> Self {
+        let micros: u64 = number(&file.epoch_us_max, 0..=EPOCH_US_MAX, reader);
+        Self {
+            epoch_max: Duration::from_micros(micros),
         }
     }
 }

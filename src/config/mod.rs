@@ -15,8 +15,8 @@ use std::io;
 use std::path::Path;
 
 pub use checked::{
-    AuctionOptions, Config, DspOptions, FloorRule, LogFormat, LogLevel, LogOptions, NoBidAnswer, Protocol,
-    ResponseOptions, ServerOptions, Shards, ValidationOptions,
+    AuctionOptions, Config, DspOptions, FanoutOptions, FloorRule, LogFormat, LogLevel, LogOptions,
+    NoBidAnswer, Protocol, ResponseOptions, ServerOptions, Shards, ValidationOptions,
 };
 pub use rates::{Rate, Rates};
 pub use read::Problem;

@@ -181,6 +181,10 @@ fn values() {
         &["c.toml:2:20: auction.increment_micros: must be 0 to 1000000000, is -1"],
     );
     bad(
+        "[fanout]\nepoch_us_max = 20001",
+        &["c.toml:2:16: fanout.epoch_us_max: must be 0 to 20000, is 20001"],
+    );
+    bad(
         "[validation]\nrequire = [\"user\", \"devise\", \"user\"]",
         &[
             "c.toml:2:11: validation.require: \"devise\" cannot be required; did you mean \"device\"?",
@@ -395,6 +399,9 @@ floor_rule = "at_or_above"
 increment_micros = 1
 prefer_deals = false
 
+[fanout]
+epoch_us_max = 500
+
 [validation]
 require = []
 
@@ -483,9 +490,19 @@ fn rates_are_read() {
 
 #[test]
 fn the_reference_profile_checks() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles/reference.toml");
-    let config = load(&path, []).unwrap_or_else(|problems| panic!("{problems}"));
+    let load = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(name);
+        load(&path, []).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let (config, over_h2) = (load("reference.toml"), load("reference-h2.toml"));
     assert_eq!(config.dsps().len(), 23);
+    let mut twins = over_h2.dsps().to_vec();
+    for (twin, dsp) in twins.iter_mut().zip(config.dsps()) {
+        assert_eq!(twin.protocol, Protocol::H2);
+        (twin.protocol, twin.max_connections) = (dsp.protocol, dsp.max_connections);
+    }
+    assert_eq!(twins, config.dsps(), "they differ in nothing but the protocol");
+    assert_eq!(over_h2.auction(), config.auction());
     for (port, dsp) in (9001..).zip(config.dsps()) {
         assert_eq!(
             (dsp.host.as_str(), dsp.port, dsp.path.as_str()),

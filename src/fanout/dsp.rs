@@ -29,12 +29,23 @@ pub struct DspOptions {
     pub name: String,
     /// Where to post bid requests.
     pub target: Target,
+    /// What to speak with it.
+    pub protocol: Protocol,
     /// How long this DSP may take, within the orchestration's deadline.
     pub timeout: Duration,
     /// Connections of one shard to this DSP.
     pub connections_max: usize,
     /// Send the request compressed and accept a compressed answer.
     pub gzip: bool,
+}
+
+/// Which HTTP to speak with a DSP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 with keep-alive, one call at a time on each connection.
+    Http1,
+    /// HTTP/2 with prior knowledge, all calls on as few connections as the DSP allows.
+    Http2,
 }
 
 /// An endpoint, resolved.

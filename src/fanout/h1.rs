@@ -5,6 +5,7 @@
 //! for the next auction's answer.
 
 use super::CallFailure;
+use super::digits::decimal;
 use super::dsp::DspOptions;
 
 /// A response's head; DSPs send a few hundred bytes.
@@ -49,18 +50,7 @@ impl RequestHead {
     pub(super) fn write(&self, length: usize, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.text);
-        let mut digits = [0; 20];
-        let mut at = digits.len();
-        let mut rest = length;
-        loop {
-            at -= 1;
-            digits[at] = b"0123456789"[rest % 10];
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        out.extend_from_slice(&digits[at..]);
+        out.extend_from_slice(decimal(length, &mut [0; 20]));
         out.extend_from_slice(b"\r\n\r\n");
     }
 }
@@ -694,6 +684,7 @@ mod tests {
     fn request_heads() {
         use crate::fanout::Target;
         let mut dsp = DspOptions {
+            protocol: crate::fanout::Protocol::Http1,
             name: "one".to_owned(),
             target: Target {
                 address: "127.0.0.1:9001".parse().unwrap(),

@@ -4,9 +4,11 @@
 //! drops each answer as it is read, and one entry in the shard's timer wheel, set to whichever call has to give
 //! up first. A call that outlives its time costs its bid, not its connection: the late answer is read and dropped.
 
+mod digits;
 mod dsp;
 mod gatherings;
 mod h1;
+mod h2;
 mod pool;
 mod transport;
 
@@ -18,9 +20,9 @@ use std::time::Duration;
 use crate::clock::{Instant, Key, Timers};
 use crate::net::gzip::gzip;
 
-pub use dsp::{DspId, DspOptions, EndpointError, Target};
+pub use dsp::{DspId, DspOptions, EndpointError, Protocol, Target};
 pub use gatherings::{Completion, Gatherings, Ticket};
-pub use pool::{Connections, Http1Pool, PoolLimits};
+pub use pool::{Connections, Pool, PoolLimits};
 pub use transport::{Observer, Outgoing, Reply, Transport};
 
 /// Why a call brought no answer.
@@ -38,7 +40,8 @@ pub enum CallFailure {
     /// The connection was lost before the answer was whole.
     #[error("connection lost")]
     Lost,
-    /// A reused connection was closed before one byte of the answer: the DSP had closed it while it was idle.
+    /// The DSP had closed the connection before the call reached it, or says that it has not begun with the call:
+    /// worth asking once more.
     #[error("idle connection was closed")]
     Stale,
     /// What came is not HTTP, or HTTP that must be refused.

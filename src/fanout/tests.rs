@@ -55,7 +55,7 @@ impl Transport for Script {
     fn distrust(&self, _connection: u64) {}
 }
 
-fn dsp(index: usize, gzip: bool) -> DspOptions {
+pub(super) fn dsp(index: usize, gzip: bool) -> DspOptions {
     DspOptions {
         name: format!("dsp{index}"),
         target: Target {
@@ -63,6 +63,7 @@ fn dsp(index: usize, gzip: bool) -> DspOptions {
             authority: "x".to_owned(),
             path: "/".to_owned(),
         },
+        protocol: Protocol::Http1,
         timeout: Duration::from_millis(60),
         connections_max: 1,
         gzip,

@@ -3,6 +3,7 @@
 //! With `shard` the only place where glommio appears, so that the runtime stays replaceable. Nothing here knows
 //! what the bytes mean.
 
+mod bell;
 pub mod gzip;
 mod listener;
 mod pause;
@@ -12,6 +13,7 @@ mod socket;
 mod stream;
 mod timer;
 
+pub use bell::Bell;
 pub use listener::{Listener, bind, local_address, refuse_if_taken};
 pub use pause::pause;
 pub use readiness::{Interest, Readiness, Ready};

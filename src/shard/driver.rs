@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::epoch::Epoch;
 use crate::clock::{self, Timers};
-use crate::fanout::Http1Pool;
+use crate::fanout::Pool;
 use crate::net::{self, Readiness};
 use crate::telemetry::Recorder;
 
@@ -17,7 +17,7 @@ use crate::telemetry::Recorder;
 /// the shard then ends, so that the supervisor starts another.
 pub(super) fn start(
     readiness: &Rc<Readiness>,
-    pool: &Rc<Http1Pool>,
+    pool: &Rc<Pool>,
     timers: &Rc<Timers>,
     recorder: &Rc<Recorder>,
     epoch_max: Duration,
@@ -29,7 +29,9 @@ pub(super) fn start(
         timers: Rc::clone(timers),
         recorder: Rc::clone(recorder),
         epoch_max,
+        pausing: Rc::default(),
     };
+    net::spawn(flush_at_once(Rc::clone(pool), Rc::clone(&driver.pausing)));
     let tells = Rc::clone(&failure);
     net::spawn(async move {
         let Err(error) = driver.run().await;
@@ -40,10 +42,23 @@ pub(super) fn start(
 
 struct Driver {
     readiness: Rc<Readiness>,
-    pool: Rc<Http1Pool>,
+    pool: Rc<Pool>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     epoch_max: Duration,
+    /// In an epoch's pause, at the end of which everything is flushed.
+    pausing: Rc<Cell<bool>>,
+}
+
+/// Sends the calls that were started while the driver sleeps: after every task that could run has run, so that the
+/// calls of all orchestrations that were started together share a write. In an epoch's pause they wait for its end.
+async fn flush_at_once(pool: Rc<Pool>, pausing: Rc<Cell<bool>>) {
+    loop {
+        pool.has_unflushed().rung().await;
+        if !pausing.get() {
+            pool.flush(clock::now());
+        }
+    }
 }
 
 impl Driver {
@@ -63,7 +78,9 @@ impl Driver {
             if pause.is_zero() {
                 net::yield_now().await;
             } else {
+                self.pausing.set(true);
                 net::pause(pause).await;
+                self.pausing.set(false);
             }
             let stall = clock::now().since(now.after(pause));
             self.recorder

@@ -19,7 +19,7 @@ use crossbeam::channel::{Receiver, Sender};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Timers};
-use crate::fanout::{Connections, DspId, DspOptions, Fanout, Gatherings, Http1Pool, Observer, PoolLimits};
+use crate::fanout::{Connections, DspId, DspOptions, Fanout, Gatherings, Observer, Pool, PoolLimits};
 use crate::ingress::{self, Ingress};
 use crate::net::{Listener, Readiness, Signal};
 use crate::orchestration::{self, Orchestrator};
@@ -166,24 +166,24 @@ async fn run(
     Ok(())
 }
 
-struct Pool {
-    pool: Rc<Http1Pool>,
+struct Connected {
+    pool: Rc<Pool>,
     gatherings: Rc<Gatherings>,
     dsps: Rc<[DspOptions]>,
 }
 
-fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder>) -> Pool {
+fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder>) -> Connected {
     let gatherings = Rc::new(Gatherings::default());
     let dsps: Rc<[DspOptions]> = blueprint.dsps.clone().into();
     let observer = Rc::new(CountsLateAnswers(Rc::clone(recorder)));
-    let pool = Http1Pool::new(
+    let pool = Pool::new(
         &dsps,
         blueprint.pool.clone(),
         Rc::clone(readiness),
         Rc::clone(&gatherings),
         observer,
     );
-    Pool {
+    Connected {
         pool: Rc::new(pool),
         gatherings,
         dsps,
@@ -192,10 +192,10 @@ fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder
 
 fn ingress(
     blueprint: &Blueprint,
-    pool: &Pool,
+    pool: &Connected,
     timers: &Rc<Timers>,
     recorder: &Rc<Recorder>,
-) -> Rc<Ingress<Rc<Http1Pool>>> {
+) -> Rc<Ingress<Rc<Pool>>> {
     let fanout = Fanout::new(
         Rc::clone(&pool.dsps),
         Rc::clone(&pool.pool),
@@ -223,8 +223,8 @@ impl Observer for CountsLateAnswers {
 
 /// A shard's care for itself, off every request's path.
 struct Care {
-    ingress: Rc<Ingress<Rc<Http1Pool>>>,
-    pool: Rc<Http1Pool>,
+    ingress: Rc<Ingress<Rc<Pool>>>,
+    pool: Rc<Pool>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     rounds: Cell<u32>,

@@ -2,12 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Prepared;
 use crate::auction::{FloorRule, Rules};
-use crate::config::{self, Config, NoBidAnswer, Protocol, Shards};
-use crate::fanout::{DspOptions, EndpointError, PoolLimits, Target};
+use crate::config::{self, Config, NoBidAnswer, Shards};
+use crate::fanout::{DspOptions, EndpointError, PoolLimits, Protocol, Target};
 use crate::ingress;
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
 use crate::openrtb::Validation;
@@ -65,10 +64,6 @@ impl fmt::Display for StartErrors {
 }
 
 impl std::error::Error for StartErrors {}
-
-/// Half a millisecond costs a busy shard's answers a quarter of one on average, out of a deadline of 90, and saves it a
-/// third of its work.
-const EPOCH_MAX: Duration = Duration::from_micros(500);
 
 pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
     let mut errors = Vec::new();
@@ -129,7 +124,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
             response_bytes_max: server.max_response_bytes,
             ..PoolLimits::default()
         },
-        epoch_max: EPOCH_MAX,
+        epoch_max: config.fanout().epoch_max,
         drain: server.drain,
     };
     Ok(Prepared {
@@ -143,11 +138,10 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
 }
 
 fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> Option<DspOptions> {
-    let unsupported = match (dsp.https, dsp.protocol, dsp.qps) {
-        (true, ..) => Some("https"),
-        (_, Protocol::H2, _) => Some("protocol = \"h2\""),
-        (.., Some(_)) => Some("qps"),
-        (false, Protocol::H1 | Protocol::Negotiated, None) => None,
+    let unsupported = match (dsp.https, dsp.qps) {
+        (true, _) => Some("https"),
+        (_, Some(_)) => Some("qps"),
+        (false, None) => None,
     };
     if let Some(what) = unsupported {
         note(StartError::Unsupported {
@@ -156,6 +150,11 @@ fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> O
         });
         return None;
     }
+    let protocol = match dsp.protocol {
+        config::Protocol::H2 => Protocol::Http2,
+        // Negotiated only in TLS.
+        config::Protocol::H1 | config::Protocol::Negotiated => Protocol::Http1,
+    };
     let target = match Target::resolve(&dsp.host, dsp.port, &dsp.path) {
         Ok(target) => target,
         Err(source) => {
@@ -169,6 +168,7 @@ fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> O
     Some(DspOptions {
         name: dsp.name.clone(),
         target,
+        protocol,
         timeout: dsp.timeout,
         connections_max: dsp.max_connections,
         gzip: dsp.gzip,
