@@ -9,8 +9,8 @@ use crate::auction::{DspIndex, Offer};
 use crate::fanout::{Answer, CallFailure, DspId, Response, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
-use crate::openrtb::{Bid, BidFault, BidRequest, BidResponse, SeatBid};
-use crate::telemetry::{BidResult, DspOutcome, Rounded, Stage};
+use crate::openrtb::{Bid, BidFault, BidRequest, BidResponse, BidText};
+use crate::telemetry::{BidResult, DspOutcome, Rounded};
 
 /// What the DSPs offered for one bid request.
 #[derive(Debug)]
@@ -18,8 +18,9 @@ pub(super) struct Offers<'a> {
     pub(super) arena: &'a Bump,
     request: BidRequest<'a>,
     currency: Currency,
-    bid_currencies: &'a [&'a str],
+    bid_currencies: &'a [(&'a str, Currency)],
     pub(super) list: ArenaVec<'a, OfferFor<'a>>,
+    calls: usize,
     /// By call and imp: whether there is an offer.
     offered: &'a mut [bool],
     /// By call: why there is none, where there is none.
@@ -35,7 +36,7 @@ pub(super) struct OfferFor<'a> {
     /// As the auction sees it.
     pub(super) offer: Offer<'a>,
     /// As the DSP wrote it.
-    pub(super) bid: &'a Bid<'a>,
+    pub(super) bid: BidText<'a>,
     /// The seat as the DSP wrote it.
     pub(super) seat_raw: Option<&'a [u8]>,
     /// The all-or-nothing group it belongs to (`seatbid.group`, OpenRTB 2.6 §4.2.2).
@@ -49,11 +50,20 @@ impl<'a> Offers<'a> {
             request: *request,
             currency: plan.currency,
             bid_currencies: plan.bid_currencies,
-            list: ArenaVec::with_capacity_in(plan.calls.len(), arena),
+            list: ArenaVec::new_in(arena),
+            calls: plan.calls.len(),
             offered: arena.alloc_slice_fill_copy(plan.calls.len() * request.imps.len(), false),
             non_bids: arena.alloc_slice_fill_copy(plan.calls.len(), NonBidStatus::NoBid),
             groups: 0,
         }
+    }
+
+    fn add(&mut self, offer: OfferFor<'a>) {
+        if self.list.is_empty() {
+            // Not before: while no DSP has answered there may be 140,000 such lists.
+            self.list.reserve(self.calls);
+        }
+        self.list.push(offer);
     }
 
     /// Whether the DSP of `call` made an offer for `imp`.
@@ -75,7 +85,6 @@ enum Unusable {
 impl<T: Transport> Orchestrator<T> {
     /// Takes one DSP's answer into `offers`.
     pub(super) fn read_offers(&self, offers: &mut Offers<'_>, answer: Answer<'_>) {
-        let start = self.timers.now();
         let (outcome, non_bid) = match answer.result {
             Err(failure) => of_failure(failure),
             Ok(response) => match self.read_response(offers, answer.call, answer.dsp, response) {
@@ -88,7 +97,6 @@ impl<T: Transport> Orchestrator<T> {
         offers.non_bids[answer.call] = non_bid;
         self.recorder
             .dsp_call(answer.dsp.index(), outcome, nanos(answer.elapsed));
-        self.record(Stage::Offers, start);
     }
 
     fn read_response(
@@ -104,9 +112,9 @@ impl<T: Transport> Orchestrator<T> {
             // Redirects are not followed: where a bid request goes is configured, not for a DSP to say.
             _ => return Err(Unusable::Status),
         }
-        let arena = offers.arena;
-        let body: &[u8] = arena.alloc_slice_copy(response.body);
-        let Ok(read) = self.parser.borrow_mut().parse_response(body, arena) else {
+        // What is read of an answer is of use until its offers are made: they keep what they need, a third of it.
+        let scratch = self.arenas.take();
+        let Ok(read) = self.parser.borrow_mut().parse_response(response.body, &scratch) else {
             return Err(Unusable::Invalid);
         };
         let no_bid = read.seats.iter().all(|seat| seat.bids.is_empty()) && read.bad_bids.is_empty();
@@ -141,16 +149,20 @@ impl<T: Transport> Orchestrator<T> {
         }
     }
 
-    fn take_bids<'a>(
+    fn take_bids(
         &self,
-        offers: &mut Offers<'a>,
+        offers: &mut Offers<'_>,
         call: usize,
         dsp: DspId,
-        read: &BidResponse<'a>,
+        read: &BidResponse<'_>,
         currency: Currency,
     ) {
+        let arena = offers.arena;
         let mut positions = 0..;
         for seat in read.seats {
+            let seat_name = seat.seat.filter(|seat| !seat.is_empty());
+            let seat_name = seat_name.map(|seat| &*arena.alloc_str(seat));
+            let seat_raw = seat.seat_raw.map(|raw| &*arena.alloc_slice_copy(raw));
             let group = (seat.group && seat.bids.len() > 1).then(|| {
                 offers.groups += 1;
                 offers.groups
@@ -158,15 +170,19 @@ impl<T: Transport> Orchestrator<T> {
             let first = offers.list.len();
             let mut whole = !read.bad_bids.iter().any(|bad| bad.seat == seat.seat);
             for (bid, position) in seat.bids.iter().zip(&mut positions) {
-                match self.offer(offers, dsp, position, seat, bid, currency) {
+                match self.offer(offers, dsp, position, seat_name, bid, currency) {
                     Ok((imp, offer)) => {
-                        offers.list.push(OfferFor {
+                        let offer = OfferFor {
                             imp,
                             offer,
-                            bid,
-                            seat_raw: seat.seat_raw,
+                            bid: BidText {
+                                raw: arena.alloc_slice_copy(bid.raw),
+                                ..bid.text()
+                            },
+                            seat_raw,
                             group,
-                        });
+                        };
+                        offers.add(offer);
                     }
                     Err(reason) => {
                         self.lose(dsp, reason, BidResult::Invalid);
@@ -192,10 +208,11 @@ impl<T: Transport> Orchestrator<T> {
         offers: &Offers<'a>,
         dsp: DspId,
         position: u32,
-        seat: &SeatBid<'a>,
-        bid: &Bid<'a>,
+        seat: Option<&'a str>,
+        bid: &Bid<'_>,
         currency: Currency,
     ) -> Result<(usize, Offer<'a>), LossReason> {
+        let arena = offers.arena;
         let imps = offers.request.imps;
         let imp = imps
             .iter()
@@ -208,10 +225,10 @@ impl<T: Transport> Orchestrator<T> {
         let offer = Offer {
             dsp: DspIndex(dsp.0),
             position,
-            seat: seat.seat.filter(|seat| !seat.is_empty()),
+            seat,
             price,
-            deal: bid.dealid,
-            adomain: bid.adomain,
+            deal: bid.dealid.map(|deal| &*arena.alloc_str(deal)),
+            adomain: arena.alloc_slice_fill_iter(bid.adomain.iter().map(|domain| &*arena.alloc_str(domain))),
         };
         Ok((imp, offer))
     }
@@ -246,8 +263,8 @@ impl<T: Transport> Orchestrator<T> {
 /// The currency of an answer's bids, if the SSP allows it.
 fn currency_of(read: &BidResponse<'_>, offers: &Offers<'_>) -> Option<Currency> {
     let code = read.cur.filter(|code| !code.is_empty()).unwrap_or("USD");
-    let allowed = offers.bid_currencies.contains(&code);
-    allowed.then(|| Currency::from_bytes(code.as_bytes())).flatten()
+    let allowed = offers.bid_currencies.iter().find(|(known, _)| *known == code);
+    allowed.map(|&(_, currency)| currency)
 }
 
 fn of_failure(failure: CallFailure) -> (DspOutcome, NonBidStatus) {
