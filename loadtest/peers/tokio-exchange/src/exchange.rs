@@ -1,5 +1,6 @@
 //! One bid request from HTTP to HTTP: read, ask all DSPs, sell, answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,15 +10,15 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auction;
-use crate::dsps::Dsps;
+use crate::dsps::Dsp;
 use crate::openrtb::{Answer, Bid, BidRequest, BidResponse, CURRENCY, Micros, SoldSeat, replace};
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    dsps: Dsps,
+    dsps: Vec<Arc<Dsp>>,
     limits: Limits,
 }
 
@@ -44,9 +45,12 @@ struct Offer {
 
 /// As corebid's `max_request_bytes`.
 const REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// How long a late answer is waited for before its connection is given up, as in corebid.
+const LATE_TIME_MAX: Duration = Duration::from_secs(1);
 
 impl Exchange {
-    pub(crate) fn new(dsps: Dsps, limits: Limits) -> Exchange {
+    pub(crate) fn new(dsps: Vec<Dsp>, limits: Limits) -> Exchange {
+        let dsps = dsps.into_iter().map(Arc::new).collect();
         Exchange { dsps, limits }
     }
 
@@ -91,23 +95,24 @@ impl Exchange {
         }
         // One body for all: to clone it is to count a reference.
         let body = Bytes::from(request.with_tmax(body, left_ms));
-        let mut calls: FuturesUnordered<_> = (0..self.dsps.len())
-            .map(|dsp| {
-                let body = body.clone();
-                async move { (dsp, self.dsps.call(dsp, body).await) }
-            })
-            .collect();
-        // All DSPs have the same timeout, so that one timer does. Calls that are still out are dropped with `calls`:
-        // hyper closes their connections (HTTP/1.1) or resets their streams (HTTP/2).
-        let _ = timeout_at(until, async {
+        let call = |(number, dsp): (usize, &Arc<Dsp>)| {
+            let (dsp, body) = (Arc::clone(dsp), body.clone());
+            async move { (number, dsp.call(body).await) }
+        };
+        let mut calls: FuturesUnordered<_> = self.dsps.iter().enumerate().map(call).collect();
+        // All DSPs have the same timeout, so that one timer does.
+        let in_time = timeout_at(until, async {
             while let Some((dsp, answer)) = calls.next().await {
                 if let Some(answer) = answer {
                     // An answer that cannot be read is no bid.
                     let _ = read_offers(request, dsp, &answer, &mut offers);
                 }
             }
-        })
-        .await;
+        });
+        if in_time.await.is_err() {
+            // A call that is dropped costs its connection (HTTP/1.1), so those still out are read to their end.
+            tokio::spawn(timeout(LATE_TIME_MAX, calls.for_each(|_| std::future::ready(()))));
+        }
         offers
     }
 

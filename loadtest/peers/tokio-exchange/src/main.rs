@@ -21,7 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 
-use crate::dsps::{Dsps, Protocol};
+use crate::dsps::{Dsp, Protocol};
 use crate::exchange::{Exchange, Limits};
 
 /// An exchange on tokio, hyper and serde_json, for comparison with corebid. Defaults are those of
@@ -70,12 +70,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn run(args: Args) -> io::Result<()> {
-    let endpoints = if args.dsp.is_empty() {
+    let addresses: Vec<String> = if args.dsp.is_empty() {
         (9001..=9023).map(|port| format!("127.0.0.1:{port}")).collect()
     } else {
         args.dsp
     };
-    let dsps = Dsps::new(&endpoints, args.dsp_protocol).map_err(io::Error::other)?;
+    let dsp = |address| Dsp::new(address, args.dsp_protocol);
+    let dsps: Result<_, _> = addresses.into_iter().map(dsp).collect();
+    let dsps = dsps.map_err(io::Error::other)?;
     let limits = Limits {
         dsp_timeout: Duration::from_millis(args.dsp_timeout_ms),
         deadline: Duration::from_millis(args.deadline_ms),
