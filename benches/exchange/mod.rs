@@ -15,7 +15,7 @@ use std::time::Duration;
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, Timers};
 use corebid::fanout::{
-    CallFailure, DspOptions, Fanout, Gatherings, Outgoing, Reply, Target, Ticket, Transport,
+    CallFailure, DspOptions, Fanout, Gatherings, Outgoing, Protocol, Reply, Target, Ticket, Transport,
 };
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
@@ -174,6 +174,7 @@ fn dsp_options(number: usize) -> DspOptions {
             path: "/".to_owned(),
         },
         timeout: Duration::from_millis(90),
+        protocol: Protocol::Http1,
         connections_max: 1,
         gzip: false,
     }

@@ -415,8 +415,18 @@ impl Pool {
         now: Instant,
     ) {
         let answered = result.is_ok();
+        // After a stall, an answer may be read before the timer that would have given it up has been looked at: what
+        // counts is when it was there, not in which order we look.
+        let late = now > due_at;
+        let result = match result {
+            Ok(reply) if late => {
+                self.gatherings.recycle(reply.body);
+                Err(CallFailure::Timeout)
+            }
+            result => result,
+        };
         let wanted = self.gatherings.complete(ticket, now, result);
-        if answered && !wanted {
+        if answered && (late || !wanted) {
             self.observer.late(dsp, now.since(due_at));
         }
     }
