@@ -1,7 +1,6 @@
 //! One connection from the exchange to a DSP: bytes in, calls to the desk; replies in, bytes out.
 //! Speaks HTTP/1.1 or HTTP/2 as the first bytes say. Sets no timer of its own and decides nothing about answers.
 
-use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::Instant;
@@ -54,7 +53,7 @@ struct H1 {
 struct H2 {
     codec: h2::Connection,
     /// Bodies that did not come whole in the same read as their HEADERS.
-    bodies: HashMap<u32, Body>,
+    bodies: h2::StreamMap<Body>,
 }
 
 #[derive(Default)]
@@ -70,6 +69,8 @@ pub(super) enum Fate {
     Close,
 }
 
+/// Some 200 requests: more in one go would make the answers of other connections wait.
+pub(super) const READ_BYTES_MAX: usize = 256 * 1024;
 /// What one connection may send ahead while its answer is outstanding; then TCP holds it back.
 const PIPELINED_BYTES_MAX: usize = 64 * 1024;
 /// A long body is written in pieces of this size, as the socket takes them.
@@ -98,7 +99,8 @@ impl Connection {
     /// in it.
     pub(super) fn read(&mut self, buffer: &mut [u8], desk: &mut Desk) -> Fate {
         let kept = self.unread.len();
-        let count = match (&self.socket).read(&mut buffer[kept..]) {
+        let room = kept + READ_BYTES_MAX.min(buffer.len() - kept);
+        let count = match (&self.socket).read(&mut buffer[kept..room]) {
             Ok(0) => return self.on_end_of_input(),
             Ok(count) => count,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -275,7 +277,7 @@ impl Connection {
             let codec = h2::Connection::server(self.outbox.buffer());
             self.protocol = Protocol::H2(Box::new(H2 {
                 codec,
-                bodies: HashMap::new(),
+                bodies: h2::StreamMap::default(),
             }));
         }
         !matches!(self.protocol, Protocol::Unknown)
@@ -457,7 +459,7 @@ impl Protocol {
 }
 
 /// A head that was not directly followed by its whole body: the body is collected in the map.
-fn park_head(last_head: &mut Option<(u32, bool)>, bodies: &mut HashMap<u32, Body>) {
+fn park_head(last_head: &mut Option<(u32, bool)>, bodies: &mut h2::StreamMap<Body>) {
     if let Some((stream, gzip)) = last_head.take() {
         bodies.insert(
             stream,

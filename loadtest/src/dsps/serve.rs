@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::Shared;
 use super::answer::Template;
-use super::connection::{Connection, Fate, accept};
+use super::connection::{Connection, Fate, READ_BYTES_MAX, accept};
 use super::desk::{Call, ConnectionId, DRIP_INTERVAL, Desk, Drip, Due, REQUEST_BYTES_MAX, Reply};
 use super::fault::Fault;
 use crate::net::poller::{Interest, Poller, Ready, Waker};
@@ -40,8 +40,6 @@ const WAKER: u64 = u64::MAX;
 const LISTENER: u32 = 1 << 31;
 
 const EVENTS_MAX: usize = 256;
-/// One read takes at most this much more than a longest request that is not complete.
-const READ_BYTES: usize = 256 * 1024;
 /// The exchange opens all its connections at once.
 const BACKLOG: i32 = 4096;
 /// Out of file descriptors there is nothing to do but wait for connections to close.
@@ -86,7 +84,7 @@ impl Server {
             connections: Slab::new(),
             generation: 0,
             desk: Desk::new(shared, templates, Instant::now(), grid),
-            buffer: vec![0; REQUEST_BYTES_MAX + READ_BYTES].into(),
+            buffer: vec![0; REQUEST_BYTES_MAX + READ_BYTES_MAX].into(),
             dirty: Vec::new(),
         };
         for index in 0..server.listeners.len() {

@@ -143,7 +143,8 @@ struct Frame<'a> {
     payload: &'a [u8],
 }
 
-type StreamMap<V> = HashMap<u32, V, BuildHasherDefault<StreamHasher>>;
+/// By stream number, without the cost of a hash that resists attack.
+pub type StreamMap<V> = HashMap<u32, V, BuildHasherDefault<StreamHasher>>;
 
 const HEADER_BYTES: usize = 9;
 /// The protocol's default, which we leave as it is: larger frames would only make answers wait for each other.
@@ -687,7 +688,7 @@ impl fmt::Display for Violation {
 
 /// Stream numbers are sequential: one multiplication spreads them over the high bits, where the table looks for its tags.
 #[derive(Debug, Default)]
-struct StreamHasher(u64);
+pub struct StreamHasher(u64);
 
 impl Hasher for StreamHasher {
     fn finish(&self) -> u64 {
