@@ -238,7 +238,8 @@ const BANNER: &str = concat!(
 );
 const VIDEO: &str = concat!(
     r#"{"id":"<imp>","video":{"mimes":["video/mp4"],"minduration":5,"maxduration":30,"protocols":[2,3,5,6],"#,
-    r#""w":640,"h":360,"plcmt":2,"api":[7]},"tagid":"slot-<imp>","bidfloor":<floor>,"bidfloorcur":"USD","secure":1}"#,
+    r#""w":640,"h":360,"plcmt":2,"api":[7]},"#,
+    r#""tagid":"slot-<imp>","bidfloor":<floor>,"bidfloorcur":"USD","secure":1}"#,
 );
 const KEYWORDS: &str = "travel,hiking,photography,cycling,cooking,gardening,football,cinema,";
 

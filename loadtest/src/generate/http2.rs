@@ -98,7 +98,12 @@ impl Http2 {
         // Whoever waits already goes first.
         if self.waiting.is_empty() {
             match self.choose(poller) {
-                Ok(Some(index)) => return self.put(index, number),
+                Ok(Some(index)) => {
+                    if self.connections[index].link.is_connecting() {
+                        observer.queued(number);
+                    }
+                    return self.put(index, number);
+                }
                 Ok(None) => {}
                 Err(_) => return observer.failed(number, Failure::Connect),
             }

@@ -59,7 +59,7 @@ struct Answered {
 /// So many wrong answers are shown; the rest are counted.
 const EXAMPLES_MAX: usize = 5;
 /// And so much of each.
-const EXAMPLE_BYTES_MAX: usize = 400;
+const EXAMPLE_BYTES_MAX: usize = 160;
 
 impl Ledger {
     pub(crate) fn new(options: &Options, bodies: Bodies) -> Ledger {

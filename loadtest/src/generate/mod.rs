@@ -353,22 +353,25 @@ fn conditions(options: &Options) -> Conditions {
 
 fn warnings(report: &Report, options: &Options) -> Vec<String> {
     let mut warnings = Vec::new();
-    if report.send_lateness.p99_ms > SEND_LATENESS_P99_MS_MAX {
+    let (generator, lateness_ms) = (report.generator, report.send_lateness.p99_ms);
+    if lateness_ms > SEND_LATENESS_P99_MS_MAX {
+        let starved_percent = generator.run_delay_share * 100.0;
         warnings.push(format!(
-            "this generator was late: 1 % of its sends by {:.3} ms or more. The latencies are partly its own.",
-            report.send_lateness.p99_ms
+            "THIS GENERATOR WAS LATE: 1 % of its sends by {lateness_ms:.3} ms or more, so the latencies are partly its \
+             own. For {starved_percent:.1} % of the time it was ready to run and somebody else had its CPU."
         ));
     }
-    if report.generator.cpu_share > CPU_SHARE_MAX {
-        let percent = report.generator.cpu_share * 100.0;
+    if generator.cpu_share > CPU_SHARE_MAX {
+        let percent = generator.cpu_share * 100.0;
         warnings.push(format!(
             "this generator used {percent:.0} % of its CPU: it may have been the limit."
         ));
     }
-    if report.measured.queued > 0 && report.connection_wait.p99_ms > SEND_LATENESS_P99_MS_MAX {
+    let (queued, wait_ms) = (report.measured.queued, report.connection_wait.p99_ms);
+    if queued > 0 && wait_ms > SEND_LATENESS_P99_MS_MAX {
         warnings.push(format!(
-            "{} requests waited for a free connection, p99 {:.3} ms: allow more connections if the server is not the cause.",
-            report.measured.queued, report.connection_wait.p99_ms
+            "{queued} requests waited for a free connection, p99 {wait_ms:.3} ms, which is in their latency: unless the \
+             server was the cause, allow more connections."
         ));
     }
     if report.measured.early > 0 {

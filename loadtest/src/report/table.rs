@@ -40,7 +40,7 @@ fn write_conditions(out: &mut String, report: &Report) -> std::fmt::Result {
     let (warmup, body, imps) = (c.warmup_s, c.body_bytes, c.imps);
     writeln!(
         out,
-        "load         {arrivals} arrivals, {} s measured after {warmup} s of warm-up, {body} bytes, imps: {imps}",
+        "load         {arrivals}, {} s measured after {warmup} s of warm-up, {body} bytes, imps: {imps}",
         c.duration_s
     )?;
     let d = &c.dsps;
@@ -138,14 +138,19 @@ fn write_percentiles(out: &mut String, report: &Report) -> std::fmt::Result {
 
 fn write_costs(out: &mut String, report: &Report) -> std::fmt::Result {
     if let Some(server) = report.server {
+        let (cpu_us, busy) = (server.cpu_us_per_orchestration, server.cpus_busy);
+        let (delay_us, delay_s) = (server.run_delay_us_per_orchestration, server.run_delay_s);
         writeln!(
             out,
-            "server       {:.1} us CPU per orchestration ({:.2} CPUs busy), waited {:.1} us per orchestration for a CPU \
-             ({:.2} s in all), peak {:.1} MiB resident",
-            server.cpu_us_per_orchestration,
-            server.cpus_busy,
-            server.run_delay_us_per_orchestration,
-            server.run_delay_s,
+            "server       {cpu_us:.1} us CPU per orchestration, {busy:.2} CPUs busy"
+        )?;
+        writeln!(
+            out,
+            "             {delay_us:.1} us per orchestration waiting for a CPU, {delay_s:.2} s in all"
+        )?;
+        writeln!(
+            out,
+            "             {:.1} MiB resident at its peak",
             server.rss_peak_mib
         )?;
     }

@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# Finds the highest rate an exchange sustains on one core, then measures it at 25, 50 and 80 % of that.
+# Starts the DSP simulator and `corebid serve` itself, stops them by pid, also on Ctrl-C. Prints a markdown table with
+# the conditions; progress goes to stderr. Needs bash, jq, taskset, and a release build of both programs.
+#
+# Sustained means: no error, no refusal, no wrong answer, at least 99 % of the offered rate answered, p99 <= 72 ms (what
+# the slowest of 23 reference DSPs takes anyway), and a generator that was not itself the limit.
+#
+# The server gets a core of its own. DSPs and generator share the other, which is why DSP answers are on a grid and the
+# generator never spins: on two cores, whoever spins measures itself.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: loadtest/sweep.sh [options] [-- options for `corebid-loadtest run`]
+  --bin DIR          where corebid and corebid-loadtest are      [target/release]
+  --config FILE      configuration of the exchange               [23 DSPs on 9001-9023, listen 127.0.0.1:8080]
+  --target URL       where it listens                            [http://127.0.0.1:8080]
+  --dsp-protocol P   h1 or h2, for the default configuration     [h2]
+  --server-core N    core of the exchange                        [0]
+  --load-core N      core of DSPs and generator                  [1]
+  --low R --high R   rates between which the limit lies          [200, 20000]
+  --probe S          seconds of each short run                   [6]
+  --duration S       seconds of each measured run                [60]
+  --seed N           seed of everything                          [1]
+USAGE
+}
+
+bin=target/release config='' target=http://127.0.0.1:8080 dsp_protocol=h2 server_core=0 load_core=1
+low=200 high=20000 probe=6 duration=60 seed=1
+while (($#)); do
+    case $1 in
+        --bin) bin=$2; shift 2 ;;
+        --config) config=$2; shift 2 ;;
+        --target) target=$2; shift 2 ;;
+        --dsp-protocol) dsp_protocol=$2; shift 2 ;;
+        --server-core) server_core=$2; shift 2 ;;
+        --load-core) load_core=$2; shift 2 ;;
+        --low) low=$2; shift 2 ;;
+        --high) high=$2; shift 2 ;;
+        --probe) probe=$2; shift 2 ;;
+        --duration) duration=$2; shift 2 ;;
+        --seed) seed=$2; shift 2 ;;
+        --) shift; break ;;
+        -h | --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
+run_options=("$@")
+for tool in jq taskset "$bin/corebid" "$bin/corebid-loadtest"; do
+    command -v "$tool" >/dev/null || { echo "sweep.sh: $tool is missing" >&2; exit 2; }
+done
+
+scratch=$(mktemp -d)
+pids=()
+stop_all() {
+    # Only what this script started, by pid; newest first, so that the exchange drains while its DSPs are there.
+    for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
+        kill "${pids[i]}" 2>/dev/null || continue
+        wait "${pids[i]}" 2>/dev/null || true
+    done
+    pids=()
+    rm -rf "$scratch"
+}
+trap stop_all EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# Without this the kernel divides the CPUs between terminals, and one with a compiler running takes half of ours.
+{ echo -10 >/proc/self/autogroup; } 2>/dev/null || echo "sweep.sh: no autogroup priority (not root)" >&2
+
+default_config() {
+    printf '[server]\nlisten = "%s"\nadmin = "127.0.0.1:9090"\nshards = 1\ncores = [%s]\n' "${target#http://}" "$server_core"
+    printf '[auction]\ndeadline_ms = 90\ntmax_margin_ms = 10\nfloor_rule = "at_or_above"\nincrement_micros = 1\n'
+    for n in $(seq 1 23); do
+        printf '[[dsp]]\nname = "dsp%d"\nendpoint = "http://127.0.0.1:%d/bid"\nprotocol = "%s"\ntimeout_ms = 80\n' \
+            "$n" $((9000 + n)) "$dsp_protocol"
+    done
+}
+
+start() { # name, core, command...
+    local name=$1 core=$2
+    shift 2
+    taskset -c "$core" "$@" >"$scratch/$name.log" 2>&1 &
+    pids+=($!)
+}
+
+await_port() { # host:port, pid, name
+    local host=${1%:*} port=${1##*:}
+    for _ in $(seq 100); do
+        if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then return; fi
+        kill -0 "$2" 2>/dev/null || break
+        sleep 0.1
+    done
+    echo "sweep.sh: $3 does not listen on $1:" >&2
+    tail -5 "$scratch/$3.log" >&2
+    exit 1
+}
+
+load() { # rate, seconds, warm-up -> one JSON object
+    # Exit code 1 says that answers were wrong, which is a finding here; 2 is a mistake of ours and is shown.
+    local status=0
+    taskset -c "$load_core" "$bin/corebid-loadtest" run --target "$target" --rate "$1" --duration "$2" --warmup "$3" \
+        --seed "$seed" --server-pid "$server_pid" --json "${run_options[@]}" || status=$?
+    ((status <= 1)) || exit "$status"
+}
+
+# Prints why a run does not count as sustained; nothing if it does.
+objection() {
+    jq -r '
+        ([.measured.statuses | to_entries[] | select(.key != "200" and .key != "204") | .value] | add // 0) as $refused
+        | ([.measured.errors[]] | add) as $errors
+        | (.measured.verification | .wrong_winner + .wrong_price + .unexpected_no_bid + .missing_no_bid + .malformed)
+          as $wrong
+        | if $errors + $refused + $wrong > 0 then "\($errors) errors, \($refused) refused, \($wrong) wrong"
+          elif .rates.achieved < 0.99 * .rates.offered then "only \(.rates.achieved)/s of \(.rates.offered)/s"
+          elif .latency.p99_ms > 72 then "p99 \(.latency.p99_ms) ms"
+          elif .generator.was_the_limit then "the generator was the limit"
+          else empty end'
+}
+
+if [[ -z $config ]]; then
+    config=$scratch/corebid.toml
+    default_config >"$config"
+fi
+start dsps "$load_core" "$bin/corebid-loadtest" dsps --count 23 --base-port 9001 --seed "$seed"
+await_port 127.0.0.1:9001 "${pids[-1]}" dsps
+start corebid "$server_core" "$bin/corebid" serve --config "$config"
+server_pid=${pids[-1]}
+address=${target#http://}
+await_port "${address%%/*}" "$server_pid" corebid
+
+echo "sweep.sh: looking for the limit between $low/s and $high/s" >&2
+best=0
+# To within 3 %: closer than two runs of the same rate agree.
+while ((high - low > high * 3 / 100 && high - low > 10)); do
+    rate=$(((low + high) / 2))
+    ((best == 0)) && rate=$low
+    why=$(load "$rate" "$probe" 2 | objection)
+    echo "  $rate/s: ${why:-sustained}" >&2
+    if [[ -z $why ]]; then
+        best=$rate low=$rate
+    elif ((best == 0)); then
+        echo "sweep.sh: not even $rate/s is sustained: $why" >&2
+        exit 1
+    else
+        high=$rate
+    fi
+done
+if ((best == 0)); then
+    echo "sweep.sh: --low and --high are too close" >&2
+    exit 2
+fi
+
+cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -1)
+echo "Highest sustained rate: **$best/s** (no error, no wrong answer, p99 <= 72 ms, in runs of $probe s)."
+echo
+echo "| rate/s | achieved/s | p50 ms | p90 ms | p99 ms | p99.9 ms | max ms | excess p50 ms | excess p99 ms | CPU us/orch. |\
+ waited us/orch. | peak MiB | lateness p99 ms | exact | grey | wrong | errors |"
+echo "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+for percent in 25 50 80; do
+    load $((best * percent / 100)) "$duration" 5 | jq -r '
+        [.conditions.rate, .rates.achieved, .latency.p50_ms, .latency.p90_ms, .latency.p99_ms, .latency.p999_ms,
+         .latency.max_ms, .excess.p50_ms, .excess.p99_ms, .server.cpu_us_per_orchestration,
+         .server.run_delay_us_per_orchestration, .server.rss_peak_mib, .send_lateness.p99_ms,
+         .measured.verification.exact, .measured.verification.within_grey,
+         (.measured.verification | .wrong_winner + .wrong_price + .unexpected_no_bid + .missing_no_bid + .malformed),
+         ([.measured.errors[]] | add)] | "| " + (map(. // "-" | tostring) | join(" | ")) + " |"'
+done
+cat <<CONDITIONS
+
+Conditions: $(date -u +%Y-%m-%dT%H:%MZ), kernel $(uname -r), $cpu, $(nproc) CPUs; exchange on core $server_core, 23 simulated
+DSPs (seed $seed, reference latency profile) and the generator on core $load_core; $duration s per row after 5 s of warm-up.
+Latency is from the intended send time of Poisson arrivals. Load: \`corebid-loadtest run --target $target ${run_options[*]}\`.
+CONDITIONS
