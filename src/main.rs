@@ -1,3 +1,116 @@
 //! The `corebid` command line: see `--help`.
 
-fn main() {}
+mod demo;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use corebid::config::{self, Config, LogFormat, LogLevel};
+use corebid::supervisor::{self, Ended, Prepared};
+
+/// An OpenRTB ad exchange: one pinned executor per core, second-price auctions in typed money.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the exchange in front of 23 simulated DSPs, and print a request to try.
+    ///
+    /// Listens on 127.0.0.1:8080 for bid requests and on 127.0.0.1:9090 for operators; COREBID_SERVER__LISTEN and
+    /// COREBID_SERVER__ADMIN in the environment change that.
+    Demo,
+    /// Run the exchange.
+    ///
+    /// SIGTERM and SIGINT drain it: /readyz answers 503, no more connections are taken, what is in flight is finished
+    /// within server.drain_ms. A second one ends it at once.
+    Serve {
+        /// The configuration (TOML); any value can be overridden by COREBID_SECTION__KEY in the environment.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Only check the configuration, list everything that is wrong with it, and exit: 0 good, 2 not.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+/// Bad usage or configuration; clap uses the same for the command line.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Demo => demo::run(),
+        Command::Serve { config, check } => serve(&config, check),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a check's verdict is its output")]
+fn serve(path: &Path, check: bool) -> ExitCode {
+    let (config, prepared) = match load(path) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if check {
+        println!("{}: good; {} DSPs", path.display(), config.dsps().len());
+        return ExitCode::SUCCESS;
+    }
+    start_log(config.log().level, config.log().format);
+    exit_code(supervisor::run(&prepared, |addresses| {
+        tracing::info!(
+            listen = %addresses.main,
+            admin = %addresses.admin,
+            shards = addresses.shards,
+            dsps = config.dsps().len(),
+            "ready"
+        );
+    }))
+}
+
+fn load(path: &Path) -> Result<(Config, Prepared), String> {
+    let config = config::load(path, environment()).map_err(|problems| problems.to_string())?;
+    let prepared = Prepared::new(&config).map_err(|errors| errors.to_string())?;
+    Ok((config, prepared))
+}
+
+/// The environment's variables that are text; ours are.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Logs go to standard error: standard output belongs to what a command prints.
+fn start_log(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn exit_code(ended: io::Result<Ended>) -> ExitCode {
+    match ended {
+        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::AtOnce | Ended::GivenUp) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

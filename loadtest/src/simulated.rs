@@ -1,12 +1,14 @@
 //! What a simulated DSP answers, and when: a pure function of the seed, the DSP and the ids in the request.
-//! The simulator plays it and the oracle predicts it from the same functions, so nothing has to be sent between them.
-//! Knows no socket, no clock and no JSON: ids are the raw bytes between the quotes, escapes and all.
+//! The simulator plays it and the oracle predicts it from the same functions, so nothing has to be sent
+//! between them. Knows no socket, no clock and no JSON: ids are the raw bytes between the quotes, escapes and
+//! all.
 
 use std::time::Duration;
 
 /// How all simulated DSPs behave. Two programs with equal profiles agree on every answer.
 ///
-/// DSPs are counted from 0 here, as indexes; what people see (seats, `--fault`, ports from 9001) counts from 1.
+/// DSPs are counted from 0 here, as indexes; what people see (seats, `--fault`, ports from 9001) counts from
+/// 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
     /// Seeds every draw.
@@ -56,8 +58,8 @@ impl Default for Profile {
 }
 
 impl Profile {
-    /// Time from the moment the DSP has read the request to the moment its answer leaves. Nanosecond resolution;
-    /// the simulator keeps it to its own timer grid.
+    /// Time from the moment the DSP has read the request to the moment its answer leaves. Nanosecond
+    /// resolution; the simulator keeps it to its own timer grid.
     pub fn latency(&self, dsp: u16, request_id: &[u8]) -> Duration {
         if self.scale_latency <= 0.0 {
             return Duration::ZERO;
@@ -71,8 +73,8 @@ impl Profile {
 
     /// The DSP's bid on one imp, or `None` when it does not bid on it.
     ///
-    /// No two DSPs of a profile ever bid the same price on an imp: prices of DSP `d` are congruent to `d` modulo
-    /// `count` micros. A tie would make the expected winner depend on the exchange's tie-break.
+    /// No two DSPs of a profile ever bid the same price on an imp: prices of DSP `d` are congruent to `d`
+    /// modulo `count` micros. A tie would make the expected winner depend on the exchange's tie-break.
     pub fn bid(&self, dsp: u16, request_id: &[u8], imp_id: &[u8]) -> Option<Bid> {
         let key = hash64(request_id).rotate_left(32) ^ hash64(imp_id);
         let draw = self.draw(BID_SALT, dsp, key);
@@ -122,9 +124,10 @@ pub fn advertiser_domain(dsp: u16) -> String {
     format!("adv{}.example", u32::from(dsp) + 1)
 }
 
-/// A stable 64-bit hash, the same on every machine and in every version of this program: little-endian words of
-/// eight bytes, the last padded with zeros, each xored in, multiplied and folded; then the splitmix finaliser.
-/// The length goes in first, so that padding cannot collide with zeros. Not for untrusted hash tables.
+/// A stable 64-bit hash, the same on every machine and in every version of this program: little-endian words
+/// of eight bytes, the last padded with zeros, each xored in, multiplied and folded; then the splitmix
+/// finaliser. The length goes in first, so that padding cannot collide with zeros. Not for untrusted hash
+/// tables.
 pub fn hash64(bytes: &[u8]) -> u64 {
     const MULTIPLIER: u64 = 0x9fb2_1c65_1e98_df25;
     let mut hash = 0x243f_6a88_85a3_08d3 ^ bytes.len() as u64;
@@ -152,13 +155,14 @@ fn splitmix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Strictly between 0 and 1, so that its logarithm is finite: the middles of 2^53 equal cells would round to 1, so 2^52.
+/// Strictly between 0 and 1, so that its logarithm is finite: the middles of 2^53 equal cells would round to
+/// 1, so 2^52.
 fn unit_interval(draw: u64) -> f64 {
     ((draw >> 12) as f64 + 0.5) / (1_u64 << 52) as f64
 }
 
-/// Inverse of the normal distribution function by Acklam's rational approximation, relative error below 1.2e-9.
-/// Chosen over Box-Muller: one uniform draw per latency, and no logarithm for 95 % of them.
+/// Inverse of the normal distribution function by Acklam's rational approximation, relative error below
+/// 1.2e-9. Chosen over Box-Muller: one uniform draw per latency, and no logarithm for 95 % of them.
 fn normal_quantile(p: f64) -> f64 {
     const A: [f64; 6] = [
         -3.969683028665376e1,
@@ -310,7 +314,8 @@ mod tests {
         assert_ne!(profile.bid(7, b"a", b"b"), profile.bid(7, b"b", b"a"));
     }
 
-    /// Committed runs and their oracle rely on these values: a change of hash is a change of every expected winner.
+    /// Committed runs and their oracle rely on these values: a change of hash is a change of every expected
+    /// winner.
     #[test]
     fn the_hash_and_the_draws_never_change() {
         let profile = Profile {

@@ -108,8 +108,8 @@ impl Client {
         self.socket.write_all(text.as_bytes())
     }
 
-    /// `STATUS body`, with `close` behind the status when the connection ends with it; or `closed`, `reset`, `silence`,
-    /// `garbage`.
+    /// `STATUS body`, with `close` behind the status when the connection ends with it; or `closed`, `reset`,
+    /// `silence`, `garbage`.
     fn next(&mut self) -> String {
         let mut decoded = Vec::new();
         let mut at_end = false;

@@ -1,1 +1,158 @@
-//! The admin port.
+//! The admin port: what operators and their programs ask the process. Runs on the housekeeping thread, in a
+//! runtime of its own, and never on a shard's core; it reads what shards have handed over and never asks
+//! them.
+
+mod answers;
+mod readiness;
+mod server;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::task::LocalSet;
+
+use self::answers::Pages;
+use crate::telemetry::Merged;
+
+pub use self::readiness::{Readiness, State};
+
+/// How often intervals are taken in: a scrape sees counts that are at most this much older than what shards
+/// have handed over, and 20 wake-ups per second are not worth measuring.
+const COLLECT_EVERY: Duration = Duration::from_millis(50);
+
+/// What the admin port needs to know of its surroundings.
+pub struct ControlOptions {
+    /// Where to listen; port 0 takes any.
+    pub listen: SocketAddr,
+    /// What `GET /config` shows first. Secrets are not this module's to find: they must be out already.
+    pub effective_toml: String,
+    /// What one visitor may take from the others.
+    pub limits: Limits,
+}
+
+/// What one visitor may take from the others.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once; the next is closed unread. Two Prometheus servers, a prober, a load balancer and
+    /// a few people need a dozen.
+    pub connections_max: usize,
+    /// For a request's head to arrive, and for an unused connection to be used again. Longer than the 15 s
+    /// between two scrapes, so that those share a connection.
+    pub head_timeout: Duration,
+    /// How long a connection may exist, so that a reader who does not read cannot hold it for ever.
+    pub connection_age_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 64,
+            head_timeout: Duration::from_secs(30),
+            connection_age_max: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What an operator wants of the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Finish what is in flight and stop.
+    Drain,
+}
+
+/// Takes a command over to the supervisor; false if it could not be taken. Must not wait.
+pub type Commands = Box<dyn Fn(Command) -> bool + Send>;
+
+/// The running admin port. Dropping it closes the port and ends its thread.
+pub struct Control {
+    address: SocketAddr,
+    /// Its end tells the thread to end.
+    effective_toml: Option<Sender<String>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Opens the port and serves it from a thread of its own. That the port cannot be opened is an error here
+    /// and not a line in a log later.
+    ///
+    /// The thread inherits the caller's affinity: call it from a thread that is not pinned to a shard's core.
+    pub fn spawn(
+        options: ControlOptions,
+        merged: Merged,
+        readiness: Arc<Readiness>,
+        commands: Commands,
+    ) -> io::Result<Self> {
+        let ControlOptions {
+            listen,
+            effective_toml,
+            limits,
+        } = options;
+        let listener = StdTcpListener::bind(listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (sender, updates) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("corebid-control".to_owned())
+            .spawn(move || {
+                let pages = Pages::new(merged, readiness, commands, effective_toml);
+                LocalSet::new().block_on(&runtime, keep(listener, limits, pages, updates));
+            })?;
+        Ok(Self {
+            address,
+            effective_toml: Some(sender),
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens, with the port that was taken.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// After a reload: what `GET /config` shows from now on.
+    pub fn show_config(&self, effective_toml: String) {
+        if let Some(sender) = &self.effective_toml {
+            // Fails only if the thread has panicked, and then nobody can be shown anything.
+            let _ = sender.send(effective_toml);
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.effective_toml = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the admin port's thread had panicked");
+        }
+    }
+}
+
+/// Takes intervals in and serves visitors until the other end of `updates` is gone.
+async fn keep(listener: StdTcpListener, limits: Limits, pages: Pages, updates: Receiver<String>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "the admin port cannot be served"),
+    };
+    tokio::task::spawn_local(server::serve(listener, limits, pages.clone()));
+    loop {
+        tokio::time::sleep(COLLECT_EVERY).await;
+        pages.collect();
+        match updates.try_recv() {
+            Ok(effective_toml) => pages.show_config(effective_toml),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

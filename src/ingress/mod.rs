@@ -1,1 +1,184 @@
-//! HTTP from the SSP: reads a request, admits it, answers it. Never parses JSON, never sees a price.
+//! HTTP from the SSP: admits a request, reads it, has it orchestrated, answers it. Never parses JSON, never sees a
+//! price.
+//!
+//! A request is answered whatever happens to it: a bad one with a reason, one too many at once with 503, one that
+//! makes us panic with 204. Only a connection that is out of step is closed.
+
+mod admission;
+mod body;
+mod connection;
+mod framing;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+
+use crate::clock::{Instant, Timers};
+use crate::fanout::Transport;
+use crate::net::{ShardTimer, Signal};
+use crate::orchestration::{Orchestrator, isolate};
+use crate::telemetry::{Recorder, ShedReason, Stage};
+
+use admission::Admission;
+use body::BodyError;
+use reply::Reply;
+
+/// Where SSPs post bid requests.
+const AUCTION_PATH: &str = "/openrtb2/auction";
+
+/// Whether the process is alive, for load balancers in front of the main port.
+const STATUS_PATH: &str = "/status";
+
+/// Ingress options.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Orchestrations of this shard at once; one more is shed.
+    pub in_flight_max: usize,
+    /// A request's body, on the wire as well as decompressed.
+    pub request_bytes_max: usize,
+    /// A body must be there this long after its head.
+    pub read_timeout: Duration,
+    /// A connection without a request is closed after this; also the time for a request's head.
+    pub idle_timeout: Duration,
+    /// Whether 400 says why.
+    pub error_body: bool,
+}
+
+/// A shard's front door.
+pub struct Ingress<T> {
+    options: Options,
+    orchestrator: Orchestrator<T>,
+    admission: Admission,
+    timers: Rc<Timers>,
+    hyper_timer: ShardTimer,
+    recorder: Rc<Recorder>,
+    draining: Signal,
+}
+
+impl<T: Transport + 'static> Ingress<T> {
+    /// A front door for `orchestrator`.
+    pub fn new(
+        options: Options,
+        orchestrator: Orchestrator<T>,
+        timers: Rc<Timers>,
+        recorder: Rc<Recorder>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            admission: Admission::new(options.in_flight_max),
+            hyper_timer: ShardTimer::install(&timers),
+            options,
+            orchestrator,
+            timers,
+            recorder,
+            draining: Signal::default(),
+        })
+    }
+
+    /// Orchestrations and connections under way.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.admission.load()
+    }
+
+    /// What this front door leads to.
+    #[must_use]
+    pub fn orchestrator(&self) -> &Orchestrator<T> {
+        &self.orchestrator
+    }
+
+    /// Finishes what is in flight and closes every connection behind it.
+    pub fn drain(&self) {
+        self.draining.raise();
+    }
+
+    /// Counts a panic that cost a request or a connection.
+    pub fn count_panic(&self) {
+        self.recorder.request_panicked();
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> reply::Response {
+        let arrival = self.timers.now();
+        let accepts_gzip = reply::accepts_gzip(request.headers());
+        let reply = isolate(self.reply(request, arrival))
+            .await
+            .unwrap_or_else(|panicked| {
+                tracing::error!(message = %panicked, "a request made us panic; it is answered with 204");
+                self.count_panic();
+                Reply::NothingForThisOne
+            });
+        let response = reply.into_response(accepts_gzip, self.options.error_body);
+        self.recorder.request(response.status().as_u16());
+        self.recorder.stage(Stage::Total, self.nanos_since(arrival));
+        response
+    }
+
+    async fn reply(&self, request: Request<Incoming>, arrival: Instant) -> Reply {
+        if let Some(fault) = framing::fault(request.version(), request.headers()) {
+            return Reply::OutOfStep(fault);
+        }
+        match (request.uri().path(), request.method()) {
+            (AUCTION_PATH, &Method::POST) => self.auction(request, arrival).await,
+            (AUCTION_PATH, _) => Reply::MethodNotAllowed("POST"),
+            (STATUS_PATH, &Method::GET | &Method::HEAD) => Reply::Alive,
+            (STATUS_PATH, _) => Reply::MethodNotAllowed("GET, HEAD"),
+            _ => Reply::NotFound,
+        }
+    }
+
+    async fn auction(&self, request: Request<Incoming>, arrival: Instant) -> Reply {
+        let Some(_admitted) = self.admission.enter() else {
+            self.recorder.shed(ShedReason::InFlight);
+            return Reply::Shed;
+        };
+        self.recorder.stage(Stage::Admit, self.nanos_since(arrival));
+        let reading = self.timers.now();
+        let body = match body::read(request, &self.options, &self.timers).await {
+            Ok(body) => body,
+            Err(error) => return Reply::from(error),
+        };
+        self.recorder.stage(Stage::Read, self.nanos_since(reading));
+        match self.orchestrator.orchestrate(arrival, &body).await {
+            Ok(outcome) => Reply::Outcome(outcome),
+            Err(invalid) => Reply::Invalid(invalid.to_string()),
+        }
+    }
+
+    fn nanos_since(&self, start: Instant) -> u64 {
+        u64::try_from(self.timers.now().since(start).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl<T> fmt::Debug for Ingress<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ingress")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a shard is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Orchestrations in flight.
+    pub in_flight: usize,
+    /// Open connections from SSPs.
+    pub connections: usize,
+}
+
+impl From<BodyError> for Reply {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => Self::TooLarge,
+            BodyError::UnknownEncoding => Self::UnknownEncoding,
+            BodyError::TimedOut => Self::Status(StatusCode::REQUEST_TIMEOUT),
+            BodyError::CutOff => Self::Invalid("the body ended before its length".to_owned()),
+            BodyError::BadGzip => Self::Invalid("the body is not valid gzip".to_owned()),
+        }
+    }
+}

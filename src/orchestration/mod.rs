@@ -1,1 +1,144 @@
-//! One bid request from bytes to outcome. Knows nothing of HTTP.
+//! One bid request from bytes to outcome: parse, plan, ask the DSPs, read their offers, sell each imp, write the
+//! response. Knows nothing of HTTP towards the SSP, and nothing of sockets.
+
+mod arena;
+mod isolate;
+mod offers;
+mod outcome;
+mod plan;
+mod sale;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auction::Rules;
+use crate::clock::{Instant, Timers};
+use crate::fanout::{Fanout, Transport};
+use crate::money::{Currency, RateTable};
+use crate::openrtb::{BidRequest, Invalid, Limits, Parser, Validation};
+use crate::telemetry::{Recorder, Stage};
+
+pub use arena::Arenas;
+pub use isolate::{Panicked, isolate};
+pub use outcome::Outcome;
+
+use offers::Offers;
+
+/// Orchestration options.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The longest an orchestration may take from its arrival, whatever the SSP allows.
+    pub deadline: Duration,
+    /// Kept back from the SSP's tmax for our own work and the way back.
+    pub tmax_margin: Duration,
+    /// What auctions are held in where the SSP leaves it open.
+    pub currency: Currency,
+    /// How floors and bids come into the auction's currency.
+    pub rates: Arc<RateTable>,
+    /// How an imp is sold.
+    pub rules: Rules,
+    /// What the exchange insists on beyond OpenRTB.
+    pub validation: Validation,
+    /// Whether "nothing sold" is written as a bid response with a reason instead of none.
+    pub writes_no_bid: bool,
+}
+
+/// Orchestrates the bid requests of one shard.
+pub struct Orchestrator<T> {
+    options: Options,
+    fanout: Fanout<T>,
+    parser: RefCell<Parser>,
+    arenas: Arenas,
+    timers: Rc<Timers>,
+    recorder: Rc<Recorder>,
+}
+
+impl<T: Transport> Orchestrator<T> {
+    /// An orchestrator over `fanout`.
+    pub fn new(options: Options, fanout: Fanout<T>, timers: Rc<Timers>, recorder: Rc<Recorder>) -> Self {
+        let parser = RefCell::new(Parser::new(Limits::default()));
+        Self {
+            options,
+            fanout,
+            parser,
+            arenas: Arenas::default(),
+            timers,
+            recorder,
+        }
+    }
+
+    /// What asks the DSPs.
+    pub fn fanout(&self) -> &Fanout<T> {
+        &self.fanout
+    }
+
+    /// How many arenas are in the pool, not on loan.
+    #[cfg(test)]
+    pub(crate) fn arenas_idle(&self) -> usize {
+        self.arenas.idle_count()
+    }
+
+    /// Takes a bid request that arrived at `arrival` to its outcome, before its deadline.
+    ///
+    /// # Errors
+    /// [`Invalid`] when the request breaks a rule of OpenRTB or one of the exchange's own.
+    pub async fn orchestrate(&self, arrival: Instant, body: &[u8]) -> Result<Outcome, Invalid> {
+        let arena = self.arenas.take();
+        let request = self.timed(Stage::Parse, || {
+            self.parser
+                .borrow_mut()
+                .parse_request(body, &arena, &self.options.validation)
+        })?;
+        let plan = match self.timed(Stage::Plan, || self.plan(&request, arrival, &arena)) {
+            Ok(plan) => plan,
+            Err(reason) => return Ok(self.no_bid(&request, reason)),
+        };
+        let mut offers = Offers::new(&request, &plan, &arena);
+        let asked = self.timers.now();
+        let reading = self
+            .fanout
+            .gather(plan.calls, |answer| self.read_offers(&mut offers, answer))
+            .await;
+        self.recorder.stage(Stage::Offers, nanos(reading));
+        self.record(Stage::Fanout, asked);
+        let sale = self.timed(Stage::Auction, || {
+            self.sell_each_imp(&request, &plan, &offers, &arena)
+        });
+        let outcome = self.timed(Stage::Write, || self.outcome(&request, &plan, &offers, &sale));
+        self.notice_a_missed_deadline(&request, arrival);
+        Ok(outcome)
+    }
+
+    fn notice_a_missed_deadline(&self, request: &BidRequest<'_>, arrival: Instant) {
+        let Some(tmax_ms) = request.tmax_ms else { return };
+        if self.timers.now() > arrival.after(Duration::from_millis(u64::from(tmax_ms))) {
+            self.recorder.deadline_missed();
+        }
+    }
+
+    fn timed<R>(&self, stage: Stage, work: impl FnOnce() -> R) -> R {
+        let start = self.timers.now();
+        let result = work();
+        self.record(stage, start);
+        result
+    }
+
+    fn record(&self, stage: Stage, start: Instant) {
+        self.recorder.stage(stage, nanos(self.timers.now().since(start)));
+    }
+}
+
+impl<T> fmt::Debug for Orchestrator<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Orchestrator")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

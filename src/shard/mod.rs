@@ -1,1 +1,292 @@
-//! One core with its executor and all it owns.
+//! One core with its executor and all it owns: a listener, DSP connections, arenas, timers, a recorder.
+//!
+//! Built here, on the shard's own thread, and torn down with it. Shards share nothing on a request's path; what
+//! crosses a thread is a command in, an event out, and an interval of counts now and then.
+
+mod accept;
+mod cores;
+mod driver;
+mod epoch;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use crate::clock::{self, Timers};
+use crate::fanout::{Connections, DspId, DspOptions, Fanout, Gatherings, Observer, Pool, PoolLimits};
+use crate::ingress::{self, Ingress};
+use crate::net::{Listener, Readiness, Signal};
+use crate::orchestration::{self, Orchestrator};
+use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
+
+pub use cores::{CoreError, choose_cores};
+
+/// glommio registers this much memory for storage I/O, which a shard does not do; it counts against
+/// RLIMIT_MEMLOCK, so 16 shards must fit in 8 MiB.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+
+/// How often a shard looks after itself: commands, gauges, counts for the housekeeping thread.
+const CARE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Rounds of care between two sweeps of the DSP connections: a second.
+const CARE_ROUNDS_PER_SWEEP: u32 = 20;
+
+/// Rounds of care between two intervals of counts: a quarter of a second.
+const CARE_ROUNDS_PER_INTERVAL: u32 = 5;
+
+/// All that a shard is made of, checked and resolved beforehand.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    /// The front door.
+    pub ingress: ingress::Options,
+    /// The auction and its time.
+    pub orchestration: orchestration::Options,
+    /// Whom to ask.
+    pub dsps: Vec<DspOptions>,
+    /// Limits of the DSP connections.
+    pub pool: PoolLimits,
+    /// How long answers may be left to gather when the shard is busy.
+    pub epoch_max: Duration,
+    /// How long what is in flight may take to finish when draining.
+    pub drain: Duration,
+}
+
+/// Where one shard runs and whom it reports to.
+#[derive(Debug)]
+pub struct Post {
+    /// Which shard, from 0.
+    pub index: usize,
+    /// The core it is pinned to.
+    pub core: usize,
+    /// Its own listening socket, see [`crate::net::bind`].
+    pub listener: OwnedFd,
+    /// Commands to it.
+    pub commands: Receiver<Command>,
+    /// Events from it.
+    pub events: Sender<Event>,
+}
+
+/// What a shard can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Stop accepting, finish what is in flight, end.
+    Drain,
+}
+
+/// What a shard has to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// It accepts connections.
+    Ready(usize),
+    /// It is gone: drained, failed or panicked. Its thread can be joined.
+    Ended(usize),
+}
+
+/// A running shard; joining it tells how it ended.
+pub type Handle = ExecutorJoinHandle<io::Result<()>>;
+
+/// Starts a shard on a thread of its own.
+///
+/// # Errors
+/// When the executor cannot be made: io_uring is not available, or a limit is too low.
+pub fn spawn(
+    blueprint: Arc<Blueprint>,
+    post: Post,
+    recorders: &Recorders,
+    roster: Arc<Roster>,
+) -> io::Result<Handle> {
+    let recorders = recorders.clone();
+    LocalExecutorBuilder::new(Placement::Fixed(post.core))
+        .name("shard")
+        .io_memory(IO_MEMORY_BYTES)
+        .spawn(move || async move {
+            let _tells = TellsWhenGone {
+                index: post.index,
+                events: post.events.clone(),
+            };
+            run(&blueprint, post, &recorders, &roster).await
+        })
+        .map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Says that the shard is gone however it went: also when it is unwinding.
+struct TellsWhenGone {
+    index: usize,
+    events: Sender<Event>,
+}
+
+impl Drop for TellsWhenGone {
+    fn drop(&mut self) {
+        // Nobody listens any more when the process is ending anyway.
+        let _gone = self.events.send(Event::Ended(self.index));
+    }
+}
+
+async fn run(
+    blueprint: &Blueprint,
+    post: Post,
+    recorders: &Recorders,
+    roster: &Arc<Roster>,
+) -> io::Result<()> {
+    let recorder = Rc::new(recorders.recorder(post.index, roster));
+    let readiness = Rc::new(Readiness::new()?);
+    let alarm = Rc::clone(&readiness);
+    let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
+    let pool = pool(blueprint, &readiness, &recorder);
+    let ingress = ingress(blueprint, &pool, &timers, &recorder);
+
+    let driver = driver::start(&readiness, &pool.pool, &timers, &recorder, blueprint.epoch_max);
+    let stop_accepting = Rc::new(Signal::default());
+    let accepting = accept::start(Listener::new(post.listener)?, &ingress, &timers, &stop_accepting);
+    let _unheard = post.events.send(Event::Ready(post.index));
+
+    let care = Care {
+        ingress,
+        pool: pool.pool,
+        timers,
+        recorder,
+        rounds: Cell::new(0),
+        counts: RefCell::default(),
+    };
+    while post.commands.try_recv().is_err() {
+        care.round().await;
+        if let Some(failure) = driver.take() {
+            return Err(failure);
+        }
+    }
+    stop_accepting.raise();
+    accepting.raised().await;
+    care.finish(blueprint.drain).await;
+    Ok(())
+}
+
+struct Connected {
+    pool: Rc<Pool>,
+    gatherings: Rc<Gatherings>,
+    dsps: Rc<[DspOptions]>,
+}
+
+fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder>) -> Connected {
+    let gatherings = Rc::new(Gatherings::default());
+    let dsps: Rc<[DspOptions]> = blueprint.dsps.clone().into();
+    let observer = Rc::new(CountsLateAnswers(Rc::clone(recorder)));
+    let pool = Pool::new(
+        &dsps,
+        blueprint.pool.clone(),
+        Rc::clone(readiness),
+        Rc::clone(&gatherings),
+        observer,
+    );
+    Connected {
+        pool: Rc::new(pool),
+        gatherings,
+        dsps,
+    }
+}
+
+fn ingress(
+    blueprint: &Blueprint,
+    pool: &Connected,
+    timers: &Rc<Timers>,
+    recorder: &Rc<Recorder>,
+) -> Rc<Ingress<Rc<Pool>>> {
+    let fanout = Fanout::new(
+        Rc::clone(&pool.dsps),
+        Rc::clone(&pool.pool),
+        Rc::clone(&pool.gatherings),
+        Rc::clone(timers),
+    );
+    let options = blueprint.orchestration.clone();
+    let orchestrator = Orchestrator::new(options, fanout, Rc::clone(timers), Rc::clone(recorder));
+    Ingress::new(
+        blueprint.ingress.clone(),
+        orchestrator,
+        Rc::clone(timers),
+        Rc::clone(recorder),
+    )
+}
+
+struct CountsLateAnswers(Rc<Recorder>);
+
+impl Observer for CountsLateAnswers {
+    fn late(&self, dsp: DspId, late: Duration) {
+        self.0
+            .dsp_late(dsp.index(), u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// A shard's care for itself, off every request's path.
+struct Care {
+    ingress: Rc<Ingress<Rc<Pool>>>,
+    pool: Rc<Pool>,
+    timers: Rc<Timers>,
+    recorder: Rc<Recorder>,
+    rounds: Cell<u32>,
+    counts: RefCell<Vec<Connections>>,
+}
+
+impl Care {
+    /// Waits a little, then looks after what is due.
+    async fn round(&self) {
+        self.timers
+            .sleep_until(self.timers.now().after(CARE_INTERVAL))
+            .await;
+        let round = self.rounds.get().wrapping_add(1);
+        self.rounds.set(round);
+        if round.is_multiple_of(CARE_ROUNDS_PER_SWEEP) {
+            self.pool.sweep(self.timers.now());
+        }
+        if round.is_multiple_of(CARE_ROUNDS_PER_INTERVAL) {
+            self.gauges();
+            // When the housekeeping thread is behind, the interval grows and goes with the next round.
+            self.recorder.publish();
+        }
+    }
+
+    /// Lets what is in flight finish, for at most `limit`.
+    async fn finish(&self, limit: Duration) {
+        self.ingress.drain();
+        let deadline = self.timers.now().after(limit);
+        while self.ingress.load().connections > 0 && self.timers.now() < deadline {
+            self.round().await;
+        }
+        let left = self.ingress.load();
+        if left.in_flight > 0 {
+            tracing::warn!(
+                in_flight = left.in_flight,
+                "drained for as long as allowed; these are cut off"
+            );
+        }
+        self.gauges();
+        self.recorder.publish();
+    }
+
+    fn gauges(&self) {
+        let load = self.ingress.load();
+        self.recorder.in_flight(load.in_flight as u64);
+        let active = load.connections.min(load.in_flight);
+        self.recorder
+            .ssp_connections(ConnectionState::Active, active as u64);
+        self.recorder
+            .ssp_connections(ConnectionState::Idle, (load.connections - active) as u64);
+        let mut counts = self.counts.borrow_mut();
+        self.pool.count_connections(&mut counts);
+        for (dsp, count) in counts.iter().enumerate() {
+            self.recorder.dsp_connections(
+                dsp,
+                ConnectionState::Active,
+                (count.busy + count.connecting) as u64,
+            );
+            self.recorder
+                .dsp_connections(dsp, ConnectionState::Parked, count.draining as u64);
+            self.recorder
+                .dsp_connections(dsp, ConnectionState::Idle, count.idle as u64);
+        }
+    }
+}

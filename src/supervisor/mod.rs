@@ -1,1 +1,296 @@
-//! Keeps shards running and ends the process cleanly.
+//! Keeps shards running and ends the process cleanly: starts a shard per core, starts one again that died, and gives
+//! up, with an exit code for systemd, when they die too often.
+
+mod blueprint;
+mod intensity;
+mod signals;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded, select, unbounded};
+
+use crate::clock::{self, Instant};
+use crate::config::Config;
+use crate::control::{self, Control, ControlOptions, Readiness, State};
+use crate::net;
+use crate::shard::{self, Blueprint, Command, Event, Post};
+use crate::telemetry::{self, Merged, Recorders, Roster};
+
+pub use blueprint::{StartError, StartErrors};
+use intensity::Intensity;
+use signals::Ask;
+
+/// Past `server.drain_ms` a shard has this long to close its sockets before it is left behind.
+const DRAIN_GRACE: Duration = Duration::from_millis(500);
+
+/// Everything that is needed to start, worked out and found good: what `serve --check` checks.
+#[derive(Debug)]
+pub struct Prepared {
+    blueprint: Arc<Blueprint>,
+    roster: Arc<Roster>,
+    cores: Vec<usize>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    effective_toml: String,
+}
+
+/// Where a running exchange can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// By SSPs.
+    pub main: SocketAddr,
+    /// By operators.
+    pub admin: SocketAddr,
+    /// On so many shards.
+    pub shards: usize,
+}
+
+impl Prepared {
+    /// Works out of a checked configuration what shards are made of; resolves the DSPs' names.
+    ///
+    /// # Errors
+    /// Everything that stands in the way.
+    pub fn new(config: &Config) -> Result<Self, StartErrors> {
+        blueprint::prepare(config)
+    }
+}
+
+/// How the process is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// As asked.
+    Drained,
+    /// A second signal came while draining.
+    AtOnce,
+    /// Shards died more often than restarting them makes sense.
+    GivenUp,
+}
+
+/// Runs the exchange until a signal ends it. `on_ready` is called once, when every shard accepts connections.
+///
+/// # Errors
+/// When it cannot be started: an address in use, no io_uring.
+pub fn run(prepared: &Prepared, on_ready: impl FnOnce(Addresses)) -> io::Result<Ended> {
+    let (asks, asked) = unbounded();
+    signals::listen(asks.clone())?;
+    let (recorders, merged) = telemetry::channel(prepared.cores.len());
+    let readiness = Arc::new(Readiness::new());
+    let control = open_admin_port(prepared, merged, Arc::clone(&readiness), asks)?;
+    let mut supervisor = Supervisor::start(prepared, recorders)?;
+    let mut signals_seen = 0;
+    if supervisor.wait_until_ready() {
+        readiness.advance(State::Ready);
+        let shards = supervisor.shards.len();
+        on_ready(Addresses {
+            main: supervisor.address,
+            admin: control.address(),
+            shards,
+        });
+        signals_seen += usize::from(supervisor.watch(&asked) == Some(Ask::Signal));
+    }
+    readiness.advance(State::Draining);
+    Ok(supervisor.end(&asked, signals_seen, prepared.blueprint.drain))
+}
+
+fn open_admin_port(
+    prepared: &Prepared,
+    merged: Merged,
+    readiness: Arc<Readiness>,
+    asks: Sender<Ask>,
+) -> io::Result<Control> {
+    let options = ControlOptions {
+        listen: prepared.admin,
+        effective_toml: prepared.effective_toml.clone(),
+        limits: control::Limits::default(),
+    };
+    let drain = move |command| match command {
+        control::Command::Drain => asks.send(Ask::Drain).is_ok(),
+    };
+    Control::spawn(options, merged, readiness, Box::new(drain))
+        .map_err(|error| in_context(&format!("admin port {}", prepared.admin), &error))
+}
+
+fn in_context(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+struct Supervisor {
+    blueprint: Arc<Blueprint>,
+    roster: Arc<Roster>,
+    recorders: Recorders,
+    address: SocketAddr,
+    shards: Vec<Shard>,
+    events: Receiver<Event>,
+    reports_to: Sender<Event>,
+    intensity: Intensity,
+    given_up: bool,
+}
+
+struct Shard {
+    core: usize,
+    /// Kept open here, so that connections made while a shard is being restarted wait instead of being refused.
+    /// `None` once draining: nobody would take them.
+    listener: Option<OwnedFd>,
+    commands: Sender<Command>,
+    handle: Option<shard::Handle>,
+}
+
+impl Supervisor {
+    fn start(prepared: &Prepared, recorders: Recorders) -> io::Result<Self> {
+        let (reports_to, events) = unbounded();
+        let mut supervisor = Self {
+            blueprint: Arc::clone(&prepared.blueprint),
+            roster: Arc::clone(&prepared.roster),
+            recorders,
+            address: prepared.listen,
+            shards: Vec::new(),
+            events,
+            reports_to,
+            intensity: Intensity::default(),
+            given_up: false,
+        };
+        net::refuse_if_taken(supervisor.address)
+            .map_err(|error| in_context(&format!("port {}", supervisor.address), &error))?;
+        for &core in &prepared.cores {
+            let listener = net::bind(supervisor.address)
+                .map_err(|error| in_context(&format!("port {}", supervisor.address), &error))?;
+            supervisor.address = net::local_address(&listener)?;
+            let (commands, _) = bounded(1);
+            supervisor.shards.push(Shard {
+                core,
+                listener: Some(listener),
+                commands,
+                handle: None,
+            });
+        }
+        for index in 0..supervisor.shards.len() {
+            supervisor.start_shard(index)?;
+        }
+        Ok(supervisor)
+    }
+
+    fn start_shard(&mut self, index: usize) -> io::Result<()> {
+        let shard = &mut self.shards[index];
+        let Some(listener) = &shard.listener else {
+            return Err(io::Error::other("draining"));
+        };
+        let (commands, receives) = bounded(1);
+        let post = Post {
+            index,
+            core: shard.core,
+            listener: listener.try_clone()?,
+            commands: receives,
+            events: self.reports_to.clone(),
+        };
+        let blueprint = Arc::clone(&self.blueprint);
+        shard.handle = Some(shard::spawn(
+            blueprint,
+            post,
+            &self.recorders,
+            Arc::clone(&self.roster),
+        )?);
+        shard.commands = commands;
+        Ok(())
+    }
+
+    /// False when a shard cannot even start: trying again would not help.
+    fn wait_until_ready(&mut self) -> bool {
+        for _ in 0..self.shards.len() {
+            match self.events.recv() {
+                Ok(Event::Ready(_)) => {}
+                Ok(Event::Ended(index)) => {
+                    self.bury(index);
+                    self.given_up = true;
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Restarts shards that die, until it is time to end. Returns who asked for that, if anybody did.
+    fn watch(&mut self, asked: &Receiver<Ask>) -> Option<Ask> {
+        let events = self.events.clone();
+        while !self.given_up {
+            select! {
+                recv(asked) -> ask => return ask.ok(),
+                recv(events) -> event => if let Ok(Event::Ended(index)) = event {
+                    self.replace(index, clock::now());
+                },
+            }
+        }
+        None
+    }
+
+    fn replace(&mut self, index: usize, now: Instant) {
+        self.bury(index);
+        if !self.intensity.allows(now) {
+            tracing::error!("shards die too often; giving up");
+            self.given_up = true;
+            return;
+        }
+        match self.start_shard(index) {
+            Ok(()) => self.recorders.process().shard_restarted(),
+            Err(error) => {
+                tracing::error!(shard = index, %error, "cannot start the shard again; giving up");
+                self.given_up = true;
+            }
+        }
+    }
+
+    /// Joins a shard that is gone and says how it went.
+    fn bury(&mut self, index: usize) {
+        let Some(handle) = self.shards[index].handle.take() else {
+            return;
+        };
+        match handle.join() {
+            Ok(Ok(())) => tracing::debug!(shard = index, "shard drained"),
+            Ok(Err(error)) => tracing::error!(shard = index, %error, "shard failed"),
+            Err(error) => {
+                tracing::error!(shard = index, %error, "shard died");
+                self.recorders.process().shard_panicked();
+            }
+        }
+    }
+
+    /// Has every shard drain, and waits for them. A second signal does not wait; `signals_seen` came before.
+    fn end(mut self, asked: &Receiver<Ask>, mut signals_seen: usize, drain: Duration) -> Ended {
+        for shard in &mut self.shards {
+            // The shard closes its own after taking what has been accepted on its behalf. With this one open, who
+            // connects from now on would wait for nobody instead of being refused.
+            shard.listener = None;
+            // A shard that is gone already has nothing to drain.
+            let _gone = shard.commands.try_send(Command::Drain);
+        }
+        let deadline = clock::now().after(drain + DRAIN_GRACE);
+        let events = self.events.clone();
+        while self.shards.iter().any(|shard| shard.handle.is_some()) {
+            let left = deadline.since(clock::now());
+            select! {
+                recv(asked) -> ask => {
+                    signals_seen += usize::from(ask == Ok(Ask::Signal));
+                    if signals_seen > 1 {
+                        return Ended::AtOnce;
+                    }
+                },
+                recv(events) -> event => if let Ok(Event::Ended(index)) = event {
+                    self.bury(index);
+                },
+                default(left) => {
+                    tracing::error!("a shard does not end; leaving it behind");
+                    break;
+                }
+            }
+        }
+        if self.given_up {
+            Ended::GivenUp
+        } else {
+            Ended::Drained
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! Writes what a DSP answers. The parts that never change are built once; an answer is a few copies between them.
-//! Writes into buffers; knows no connection and no clock.
+//! Writes what a DSP answers. The parts that never change are built once; an answer is a few copies between
+//! them. Writes into buffers; knows no connection and no clock.
 
 use std::sync::LazyLock;
 
@@ -28,8 +28,9 @@ enum Segment {
     FirstImpId,
 }
 
-/// The ids of one request, packed so that a call in waiting is a few dozen bytes without an allocation of its own:
-/// 140,000 orchestrations in flight are 3.2 million of them. Each id is its length in two bytes and its text.
+/// The ids of one request, packed so that a call in waiting is a few dozen bytes without an allocation of its
+/// own: 140,000 orchestrations in flight are 3.2 million of them. Each id is its length in two bytes and its
+/// text.
 #[derive(Debug)]
 pub(super) enum PackedIds {
     Inline { length: u8, bytes: [u8; INLINE_BYTES] },
@@ -42,9 +43,9 @@ const INLINE_BYTES: usize = 50;
 /// A long-standing advertisement: pads an answer with one bid to about 600 bytes.
 const MARKUP: &str = concat!(
     r#"<a href=\"https://click.example/c?a=${AUCTION_ID}&p=${AUCTION_PRICE}\" target=\"_blank\">"#,
-    r#"<img src=\"https://cdn.example/creatives/2026/300x250/spring-sale-final-7f3a9c.jpg\" width=\"300\" height=\"250\" "#,
-    r#"alt=\"\"></a><script>/* viewability */(function(){var i=new Image();i.src=\"https://px.example/v?i=${AUCTION_IMP_ID}\""#,
-    r"})()</script>",
+    r#"<img src=\"https://cdn.example/creatives/2026/300x250/spring-sale-final-7f3a9c.jpg\" "#,
+    r#"width=\"300\" height=\"250\" alt=\"\"></a><script>/* viewability */"#,
+    r#"(function(){var i=new Image();i.src=\"https://px.example/v?i=${AUCTION_IMP_ID}\"})()</script>"#,
 );
 
 impl Template {
@@ -199,8 +200,8 @@ fn hex(n: u64) -> [u8; 16] {
 }
 
 impl PackedIds {
-    /// Packs ids of up to 65,535 bytes, the longest that a body within our limits can make use of. `None` for longer ones.
-    /// `scratch` is only for the work.
+    /// Packs ids of up to 65,535 bytes, the longest that a body within our limits can make use of. `None` for
+    /// longer ones. `scratch` is only for the work.
     pub(super) fn pack<'a>(ids: impl Iterator<Item = &'a [u8]>, scratch: &mut Vec<u8>) -> Option<Self> {
         scratch.clear();
         for id in ids {
@@ -334,15 +335,17 @@ fn write_integer(mut n: u64, out: &mut Vec<u8>) {
 /// 50 MB: far above any sensible limit on a DSP's answer, small enough to be sent in a test.
 pub(super) const HUGE_BYTES: u64 = 50 << 20;
 
-/// One gzip member that inflates to [`HUGE_BYTES`] of spaces. Made of one compressed mebibyte repeated: a full flush makes
-/// it independent of what is before it, and compressing all of it would stop the loop for a second.
+/// One gzip member that inflates to [`HUGE_BYTES`] of spaces. Made of one compressed mebibyte repeated: a
+/// full flush makes it independent of what is before it, and compressing all of it would stop the loop for a
+/// second.
 pub(super) static GZIP_BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
     const HEADER: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
     const EMPTY_LAST_BLOCK: &[u8] = &[3, 0];
     let spaces = vec![b' '; 1 << 20];
     let mut block = Vec::with_capacity(1 << 16);
     let mut compress = Compress::new(Compression::best(), false);
-    // Cannot fail on a fresh stream with room for the output; should it, the bomb would be a dud, and its test red.
+    // Cannot fail on a fresh stream with room for the output; should it, the bomb would be a dud, and its
+    // test red.
     let _ = compress.compress_vec(&spaces, &mut block, FlushCompress::Full);
     let (mut block_sum, mut sum) = (Crc::new(), Crc::new());
     block_sum.update(&spaces);

@@ -1,4 +1,5 @@
-//! `corebid-loadtest dsps`: the simulator on the command line. Says when it is ready and what it did; quiet in between.
+//! `corebid-loadtest dsps`: the simulator on the command line. Says when it is ready and what it did; quiet
+//! in between.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -47,22 +48,25 @@ pub struct Args {
     #[arg(long, value_name = "X", default_value_t = Profile::default().scale_latency)]
     scale_latency: f64,
 
-    /// Answers leave on a grid this wide, rounded to nearest, in microseconds. Wider is cheaper
-    #[arg(long, value_name = "US", default_value_t = grid_default_us(), value_parser = clap::value_parser!(u64).range(1..))]
+    /// Answers leave on a grid this wide, rounded to nearest, in microseconds. Wider is cheaper,
+    /// because answers of one grid point and connection share a write
+    #[arg(long, value_name = "US", default_value_t = grid_default_us())]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     grid_us: u64,
 
-    /// What is wrong with some DSPs, as KIND@N, KIND@N-M or KIND@all, counted from 1, separated by commas. Kinds: reset,
-    /// reset-stream, close, stall, garbage, garbage-json, drip, huge, statusNNN, wrong-id, late:MS, refuse, redirect,
-    /// gzip-bomb, empty, goaway [default: nothing is]
+    /// What is wrong with some DSPs, as KIND@N, KIND@N-M or KIND@all, counted from 1, separated by commas.
+    /// Kinds: reset, reset-stream, close, stall, garbage, garbage-json, drip, huge, statusNNN, wrong-id,
+    /// late:MS, refuse, redirect, gzip-bomb, empty, goaway [default: nothing is]
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     fault: Vec<Assignment>,
 
-    /// Always answer with the body in a file, as FILE@N. @@REQUEST_ID@@ and @@IMP_ID@@ in it become the request's ids.
-    /// May be repeated [default: simulated bids]
+    /// Always answer with the body in a file, as FILE@N. @@REQUEST_ID@@ and @@IMP_ID@@ in it become the
+    /// request's ids. May be repeated [default: simulated bids]
     #[arg(long, value_name = "FILE@N")]
     body_file: Vec<FileOf>,
 
-    /// Write the bytes in a file to the socket instead of an answer, as FILE@N. May be repeated [default: HTTP]
+    /// Write the bytes in a file to the socket instead of an answer, as FILE@N. May be repeated [default:
+    /// HTTP]
     #[arg(long, value_name = "FILE@N")]
     raw_file: Vec<FileOf>,
 

@@ -1,5 +1,5 @@
-//! One connection from the exchange to a DSP: bytes in, calls to the desk; replies in, bytes out.
-//! Speaks HTTP/1.1 or HTTP/2 as the first bytes say. Sets no timer of its own and decides nothing about answers.
+//! One connection from the exchange to a DSP: bytes in, calls to the desk; replies in, bytes out. Speaks
+//! HTTP/1.1 or HTTP/2 as the first bytes say. Sets no timer of its own and decides nothing about answers.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::TcpStream;
@@ -95,8 +95,8 @@ impl Connection {
         }
     }
 
-    /// Reads once and takes the requests that are complete. `buffer` must be longer than the longest request; nothing stays
-    /// in it.
+    /// Reads once and takes the requests that are complete. `buffer` must be longer than the longest request;
+    /// nothing stays in it.
     pub(super) fn read(&mut self, buffer: &mut [u8], desk: &mut Desk) -> Fate {
         let kept = self.unread.len();
         let room = kept + READ_BYTES_MAX.min(buffer.len() - kept);

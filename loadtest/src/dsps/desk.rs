@@ -1,5 +1,5 @@
-//! Where requests become calls and calls become answers, whatever the protocol: one desk per event loop.
-//! Owns what all connections of a loop share (timers, templates, scratch buffers), and none of the connections.
+//! Where requests become calls and calls become answers, whatever the protocol: one desk per event loop. Owns
+//! what all connections of a loop share (timers, templates, scratch buffers), and none of the connections.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -109,7 +109,8 @@ impl Desk {
         self.shared.stop.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// Takes a request and sets the time of its answer. False when it is no bid request: the answer is then 400, now.
+    /// Takes a request and sets the time of its answer. False when it is no bid request: the answer is then
+    /// 400, now.
     pub(super) fn take(
         &mut self,
         (connection, stream, dsp): (ConnectionId, u32, u16),

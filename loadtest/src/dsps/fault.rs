@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a DSP does instead of answering well. Except for [`Fault::Late`] and [`Fault::Refuse`], it does so at the moment
-/// when the answer would have left.
+/// What a DSP does instead of answering well. Except for [`Fault::Late`] and [`Fault::Refuse`], it does so at
+/// the moment when the answer would have left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// Answers well.

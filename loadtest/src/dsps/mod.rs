@@ -1,6 +1,7 @@
 //! The DSP simulator: real HTTP servers on sockets that answer what [`crate::simulated`] says, when it says.
-//! One event loop serves any number of DSPs, each on its own port, HTTP/1.1 and HTTP/2 with prior knowledge on the same one.
-//! Never logs and never reads the configuration of the exchange; refuses nothing but what is not HTTP.
+//! One event loop serves any number of DSPs, each on its own port, HTTP/1.1 and HTTP/2 with prior knowledge
+//! on the same one. Never logs and never reads the configuration of the exchange; refuses nothing but what is
+//! not HTTP.
 
 mod answer;
 pub mod command;
@@ -13,7 +14,7 @@ mod serve;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -37,14 +38,16 @@ pub struct Options {
     pub threads: usize,
     /// Cores to pin the loops to, in turn. Empty: not pinned.
     pub cores: Vec<usize>,
-    /// Precision of latency: answers leave at the nearest point of a grid this wide. Answers of one point and connection
-    /// share a write, so a wider grid is cheaper.
+    /// Precision of latency: answers leave at the nearest point of a grid this wide. Answers of one point and
+    /// connection share a write, so a wider grid is cheaper.
     pub grid: Duration,
     /// DSPs that start with a fault.
     pub faults: Vec<(u16, Fault)>,
-    /// DSPs that always answer 200 with this body; `@@REQUEST_ID@@` and `@@IMP_ID@@` in it become the request's ids.
+    /// DSPs that always answer 200 with this body; `@@REQUEST_ID@@` and `@@IMP_ID@@` in it become the
+    /// request's ids.
     pub bodies: Vec<(u16, Vec<u8>)>,
-    /// DSPs that write these bytes to the socket in place of an answer: for anything wrong at the level of HTTP.
+    /// DSPs that write these bytes to the socket in place of an answer: for anything wrong at the level of
+    /// HTTP.
     pub raw: Vec<(u16, Vec<u8>)>,
 }
 
@@ -144,6 +147,7 @@ impl Dsps {
 
     /// Changes what is wrong with a DSP, from its next answer on. No effect on a DSP that does not exist.
     pub fn set_fault(&self, dsp: u16, fault: Fault) {
+        prepare(fault);
         if let Some(shared) = self.shared.dsps.get(usize::from(dsp)) {
             shared.fault.set(fault);
         }
@@ -293,8 +297,17 @@ impl Options {
     }
 }
 
+/// Makes what a fault needs before it is played: 50 MB take a second to compress in a debug build, and a loop that
+/// is busy with that answers late for all its DSPs.
+fn prepare(fault: Fault) {
+    if fault == Fault::GzipBomb {
+        LazyLock::force(&answer::GZIP_BOMB);
+    }
+}
+
 impl SharedDsp {
     fn new(fault: Fault) -> Self {
+        prepare(fault);
         Self {
             fault: FaultSwitch::new(fault),
             requests: Counter::default(),

@@ -1,6 +1,7 @@
-//! Finds the request's `id` and each `imp[].id` in a bid request without parsing the rest of it.
-//! Follows the structure where it must, so any valid JSON is read right wherever the members stand; does not validate
-//! what it passes over. Two things it does not know: member names written with escapes, and any rule of OpenRTB.
+//! Finds the request's `id` and each `imp[].id` in a bid request without parsing the rest of it. Follows the
+//! structure where it must, so any valid JSON is read right wherever the members stand; does not validate
+//! what it passes over. Two things it does not know: member names written with escapes, and any rule of
+//! OpenRTB.
 
 use std::ops::Range;
 
@@ -12,8 +13,8 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Scans a body, replacing what was found before. False when it is not a JSON object with a string `id`, or ends
-    /// early. Of members that occur twice the first counts.
+    /// Scans a body, replacing what was found before. False when it is not a JSON object with a string `id`,
+    /// or ends early. Of members that occur twice the first counts.
     pub(super) fn scan(&mut self, body: &[u8]) -> bool {
         self.imps.clear();
         self.scan_request(&mut Cursor { body, at: 0 }).is_some()
@@ -86,8 +87,8 @@ static CLASS: [u8; 256] = {
 };
 
 impl<'a> Cursor<'a> {
-    /// Visits the members of the object that begins here, with the cursor on each value, until the visitor returns false,
-    /// or the object ends and has been passed.
+    /// Visits the members of the object that begins here, with the cursor on each value, until the visitor
+    /// returns false, or the object ends and has been passed.
     fn members(&mut self, mut visit: impl FnMut(&mut Self, &'a [u8]) -> Option<bool>) -> Option<()> {
         self.expect(b'{')?;
         while self.peek()? != b'}' {

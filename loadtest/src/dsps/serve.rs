@@ -35,7 +35,8 @@ pub(super) struct Listener {
     socket: Option<TcpListener>,
 }
 
-/// Tokens are connection keys with their generation, but for these; a key never reaches the high bit of its half.
+/// Tokens are connection keys with their generation, but for these; a key never reaches the high bit of its
+/// half.
 const WAKER: u64 = u64::MAX;
 const LISTENER: u32 = 1 << 31;
 
@@ -97,7 +98,8 @@ impl Server {
     /// Serves until told to stop.
     pub(super) fn run(mut self) {
         while !self.desk.stopping() {
-            // epoll_pwait2 has no error that waiting again would not meet again: stop serving rather than spin.
+            // epoll_pwait2 has no error that waiting again would not meet again: stop serving rather than
+            // spin.
             if self.turn().is_err() {
                 return;
             }
@@ -259,7 +261,8 @@ impl Server {
                 self.connections
                     .retain(|_, connection| connection.dsp != dsp || connection.reset() == Fate::Keep);
             } else if !refuses && listener.socket.is_none() {
-                // Should another program have taken the port meanwhile, the DSP stays away: a refusal all the same.
+                // Should another program have taken the port meanwhile, the DSP stays away: a refusal all the
+                // same.
                 listener.socket = listen(listener.address).ok();
                 if self.watch_listener(index).is_err() {
                     self.listeners[index].socket = None;

@@ -1,6 +1,6 @@
 //! HTTP/1.1 messages out of a byte buffer: requests for the simulator, responses for the generator.
-//! Stateless: a message is read once all of it is there; until then the answer is "partial". That costs a second look at
-//! the head when a body comes in pieces, and saves a state machine. Writes nothing.
+//! Stateless: a message is read once all of it is there; until then the answer is "partial". That costs a
+//! second look at the head when a body comes in pieces, and saves a state machine. Writes nothing.
 
 use std::fmt;
 
@@ -96,8 +96,8 @@ pub fn read_request<'a>(
     }))
 }
 
-/// Reads the response to a request other than HEAD at the start of `input`. `decoded` holds the content of a chunked
-/// body; `at_end` says that the server has closed, which ends a body of no stated length.
+/// Reads the response to a request other than HEAD at the start of `input`. `decoded` holds the content of a
+/// chunked body; `at_end` says that the server has closed, which ends a body of no stated length.
 ///
 /// # Errors
 /// Close the connection.
@@ -206,7 +206,8 @@ impl Head {
         Ok(head)
     }
 
-    /// Two statements of length are what request smuggling is made of (RFC 9112 §6.3): refused even when they agree.
+    /// Two statements of length are what request smuggling is made of (RFC 9112 §6.3): refused even when they
+    /// agree.
     fn frame(&mut self, framing: Framing) -> Result<(), Malformed> {
         if self.framing.replace(framing).is_some() {
             return Err(Malformed("two statements of the body's length"));

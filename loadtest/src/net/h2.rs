@@ -1,9 +1,11 @@
-//! HTTP/2 (RFC 9113) for both ends of the load test: frames in, events out; messages in, frames out. Never touches a
-//! socket. Tuned for short messages on few connections with thousands of streams: receive windows are so large that
-//! WINDOW_UPDATE is rare, and a message that fits the peer's windows, as nearly all do, is written at once.
+//! HTTP/2 (RFC 9113) for both ends of the load test: frames in, events out; messages in, frames out. Never
+//! touches a socket. Tuned for short messages on few connections with thousands of streams: receive windows
+//! are so large that WINDOW_UPDATE is rare, and a message that fits the peer's windows, as nearly all do, is
+//! written at once.
 //!
-//! Lenient where leniency is harmless to a load test: it does not check the order of pseudo-headers or police what is sent
-//! on closed streams. Strict where it would corrupt the connection: framing, HPACK, windows, CONTINUATION.
+//! Lenient where leniency is harmless to a load test: it does not check the order of pseudo-headers or police
+//! what is sent on closed streams. Strict where it would corrupt the connection: framing, HPACK, windows,
+//! CONTINUATION.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -32,7 +34,8 @@ pub struct Connection {
     peer_stream_window: i64,
     peer_frame_bytes_max: usize,
     peer_streams_max: u32,
-    /// Streams in progress, with what WINDOW_UPDATE has added to their windows before we had anything to send.
+    /// Streams in progress, with what WINDOW_UPDATE has added to their windows before we had anything to
+    /// send.
     streams: StreamMap<i64>,
     parked: VecDeque<Parked>,
     highest_peer_stream: u32,
@@ -147,7 +150,8 @@ struct Frame<'a> {
 pub type StreamMap<V> = HashMap<u32, V, BuildHasherDefault<StreamHasher>>;
 
 const HEADER_BYTES: usize = 9;
-/// The protocol's default, which we leave as it is: larger frames would only make answers wait for each other.
+/// The protocol's default, which we leave as it is: larger frames would only make answers wait for each
+/// other.
 const FRAME_BYTES_MAX: usize = 16_384;
 const WINDOW_MAX: i64 = 0x7fff_ffff;
 const WINDOW_DEFAULT: u32 = 65_535;
@@ -224,8 +228,9 @@ impl Connection {
         }
     }
 
-    /// Reads from `input`, which it advances past whole frames, up to the next event. `None` means that the rest of the
-    /// input is less than a frame: call again with it in front of what comes next. Acknowledgements go to `out`.
+    /// Reads from `input`, which it advances past whole frames, up to the next event. `None` means that the
+    /// rest of the input is less than a frame: call again with it in front of what comes next.
+    /// Acknowledgements go to `out`.
     ///
     /// # Errors
     /// The connection is over, see [`Violation`].
@@ -253,8 +258,8 @@ impl Connection {
         Ok(None)
     }
 
-    /// Sends a message: its header block (see [`hpack`]) and its body, parking what the windows do not allow yet.
-    /// A message on a stream that is no longer in progress is dropped, when we are the server.
+    /// Sends a message: its header block (see [`hpack`]) and its body, parking what the windows do not allow
+    /// yet. A message on a stream that is no longer in progress is dropped, when we are the server.
     pub fn send(&mut self, stream: u32, block: &[u8], body: &[u8], out: &mut Vec<u8>) {
         let Some(window) = self.open_for_sending(stream) else {
             return;
@@ -298,8 +303,9 @@ impl Connection {
         self.pump(out);
     }
 
-    /// Sends one part of a message piece by piece: the header block if given, then bytes. For slow peers in slow motion:
-    /// ignores the windows, so a whole message sent this way must be smaller than the smallest default, 65,535 bytes.
+    /// Sends one part of a message piece by piece: the header block if given, then bytes. For slow peers in
+    /// slow motion: ignores the windows, so a whole message sent this way must be smaller than the smallest
+    /// default, 65,535 bytes.
     pub fn send_part(
         &mut self,
         stream: u32,
@@ -328,7 +334,8 @@ impl Connection {
         }
     }
 
-    /// Continues parked bodies, as far as windows and a bound on `out` allow. Call when `out` has been written.
+    /// Continues parked bodies, as far as windows and a bound on `out` allow. Call when `out` has been
+    /// written.
     pub fn pump(&mut self, out: &mut Vec<u8>) {
         for _ in 0..self.parked.len() {
             let Some(mut parked) = self.parked.pop_front() else {
@@ -486,7 +493,8 @@ impl Connection {
         })
     }
 
-    /// Most blocks on a connection are equal to the one before, and mean the same while the dynamic table stands still.
+    /// Most blocks on a connection are equal to the one before, and mean the same while the dynamic table
+    /// stands still.
     fn decode(&mut self, block: &[u8]) -> Result<Head, Violation> {
         if let Some(head) = self.last_head
             && self.last_block == block
@@ -686,7 +694,8 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Stream numbers are sequential: one multiplication spreads them over the high bits, where the table looks for its tags.
+/// Stream numbers are sequential: one multiplication spreads them over the high bits, where the table looks
+/// for its tags.
 #[derive(Debug, Default)]
 pub struct StreamHasher(u64);
 

@@ -1,5 +1,6 @@
-//! HPACK (RFC 7541): a complete decoder, and just enough encoder for header blocks that never change.
-//! The encoder uses neither the dynamic table nor Huffman, so what it writes is a constant, valid on any connection.
+//! HPACK (RFC 7541): a complete decoder, and just enough encoder for header blocks that never change. The
+//! encoder uses neither the dynamic table nor Huffman, so what it writes is a constant, valid on any
+//! connection.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -53,8 +54,8 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// Decodes one header block, handing over each field in order. True when the block has changed the dynamic table;
-    /// if not, equal blocks mean equal fields until one does.
+    /// Decodes one header block, handing over each field in order. True when the block has changed the
+    /// dynamic table; if not, equal blocks mean equal fields until one does.
     ///
     /// # Errors
     /// The table may be out of step with the peer's from then on: close the connection.
@@ -239,15 +240,15 @@ const STATIC_TABLE: [(&str, &str); 61] = [
     (":scheme", "http"), (":scheme", "https"), (":status", "200"), (":status", "204"), (":status", "206"),
     (":status", "304"), (":status", "400"), (":status", "404"), (":status", "500"), ("accept-charset", ""),
     ("accept-encoding", "gzip, deflate"), ("accept-language", ""), ("accept-ranges", ""), ("accept", ""),
-    ("access-control-allow-origin", ""), ("age", ""), ("allow", ""), ("authorization", ""), ("cache-control", ""),
-    ("content-disposition", ""), ("content-encoding", ""), ("content-language", ""), ("content-length", ""),
-    ("content-location", ""), ("content-range", ""), ("content-type", ""), ("cookie", ""), ("date", ""), ("etag", ""),
-    ("expect", ""), ("expires", ""), ("from", ""), ("host", ""), ("if-match", ""), ("if-modified-since", ""),
-    ("if-none-match", ""), ("if-range", ""), ("if-unmodified-since", ""), ("last-modified", ""), ("link", ""),
-    ("location", ""), ("max-forwards", ""), ("proxy-authenticate", ""), ("proxy-authorization", ""), ("range", ""),
-    ("referer", ""), ("refresh", ""), ("retry-after", ""), ("server", ""), ("set-cookie", ""),
-    ("strict-transport-security", ""), ("transfer-encoding", ""), ("user-agent", ""), ("vary", ""), ("via", ""),
-    ("www-authenticate", ""),
+    ("access-control-allow-origin", ""), ("age", ""), ("allow", ""), ("authorization", ""),
+    ("cache-control", ""), ("content-disposition", ""), ("content-encoding", ""), ("content-language", ""),
+    ("content-length", ""), ("content-location", ""), ("content-range", ""), ("content-type", ""),
+    ("cookie", ""), ("date", ""), ("etag", ""), ("expect", ""), ("expires", ""), ("from", ""), ("host", ""),
+    ("if-match", ""), ("if-modified-since", ""), ("if-none-match", ""), ("if-range", ""),
+    ("if-unmodified-since", ""), ("last-modified", ""), ("link", ""), ("location", ""), ("max-forwards", ""),
+    ("proxy-authenticate", ""), ("proxy-authorization", ""), ("range", ""), ("referer", ""), ("refresh", ""),
+    ("retry-after", ""), ("server", ""), ("set-cookie", ""), ("strict-transport-security", ""),
+    ("transfer-encoding", ""), ("user-agent", ""), ("vary", ""), ("via", ""), ("www-authenticate", ""),
 ];
 
 #[cfg(test)]
@@ -397,8 +398,10 @@ mod tests {
             ),
             ("4803333037c1c0bf", RESPONSES[1], 222),
             (
-                "88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a69707738666f6f3d4153\
-                 444a4b48514b425a584f5157454f50495541585157454f49553b206d61782d6167653d333630303b2076657273696f6e\
+                "88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a6970773\
+                 8666f6f3d4153\
+                 444a4b48514b425a584f5157454f50495541585157454f49553b206d61782d6167653d333630303b2076\
+                 657273696f6e\
                  3d31",
                 RESPONSES[2],
                 215,
@@ -417,14 +420,16 @@ mod tests {
     fn rfc_7541_c6_responses_with_huffman_evict() {
         let rows = [
             (
-                "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8\
+                "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171\
+                 863c78f0b97c8\
                  e9ae82ae43d3",
                 RESPONSES[0],
                 222,
             ),
             ("4883640effc1c0bf", RESPONSES[1], 222),
             (
-                "88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b\
+                "88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c\
+                 7b335dfdfcd5b\
                  3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
                 RESPONSES[2],
                 215,

@@ -1,9 +1,10 @@
-//! The Huffman code of RFC 7541 Appendix B, decoding only: what we send is short and written plain.
-//! Walks a tree one bit at a time. Slow and obvious is enough: peers send each header compressed once and by index
+//! The Huffman code of RFC 7541 Appendix B, decoding only: what we send is short and written plain. Walks a
+//! tree one bit at a time. Slow and obvious is enough: peers send each header compressed once and by index
 //! ever after, and the connection remembers the last header block.
 
-/// Appends the decoded bytes to `out`. `None` when the input is not a Huffman string: it holds the end-of-string
-/// symbol, or its padding is longer than 7 bits or not the beginning of that symbol (RFC 7541 §5.2).
+/// Appends the decoded bytes to `out`. `None` when the input is not a Huffman string: it holds the
+/// end-of-string symbol, or its padding is longer than 7 bits or not the beginning of that symbol (RFC 7541
+/// §5.2).
 pub(super) fn decode(input: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let mut node = ROOT;
     let mut bits_since_symbol = 0;

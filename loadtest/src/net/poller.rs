@@ -82,7 +82,8 @@ impl Poller {
         self.control(libc::EPOLL_CTL_MOD, fd, token, interest)
     }
 
-    /// Waits for events, no longer than `timeout`, and returns how many there are: 0 on timeout or on a signal.
+    /// Waits for events, no longer than `timeout`, and returns how many there are: 0 on timeout or on a
+    /// signal.
     ///
     /// # Errors
     /// `ENOSYS` on kernels before 5.11.
@@ -93,8 +94,9 @@ impl Poller {
         });
         self.events.clear();
         let room = libc::c_int::try_from(self.events.capacity()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: the kernel writes at most `room` events into the vector's buffer, which has that capacity; the
-        // timeout points to a timespec that outlives the call, or is null; a null signal mask is not read.
+        // SAFETY: the kernel writes at most `room` events into the vector's buffer, which has that capacity;
+        // the timeout points to a timespec that outlives the call, or is null; a null signal mask is not
+        // read.
         let count = unsafe {
             libc::epoll_pwait2(
                 self.epoll.as_raw_fd(),
@@ -137,7 +139,8 @@ impl Poller {
             u64: token,
         };
         let fd: RawFd = fd.as_fd().as_raw_fd();
-        // SAFETY: both descriptors are open, being borrowed; the event outlives the call, which only reads it.
+        // SAFETY: both descriptors are open, being borrowed; the event outlives the call, which only reads
+        // it.
         checked(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &raw mut event) }).map(drop)
     }
 }

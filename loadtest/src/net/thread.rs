@@ -28,12 +28,12 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     }
 }
 
-/// Takes the calling thread's timer slack from the default 50 us down to 1 ns: the kernel otherwise delays every
-/// `epoll_pwait2` by up to that much, which is the whole precision we promise.
+/// Takes the calling thread's timer slack from the default 50 us down to 1 ns: the kernel otherwise delays
+/// every `epoll_pwait2` by up to that much, which is the whole precision we promise.
 pub fn wake_punctually() {
     let slack_ns: libc::c_ulong = 1;
-    // SAFETY: PR_SET_TIMERSLACK takes one integer by value and touches no memory of ours. It cannot fail for a
-    // non-zero value.
+    // SAFETY: PR_SET_TIMERSLACK takes one integer by value and touches no memory of ours. It cannot fail for
+    // a non-zero value.
     unsafe {
         libc::prctl(libc::PR_SET_TIMERSLACK, slack_ns);
     }

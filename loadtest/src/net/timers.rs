@@ -1,13 +1,13 @@
-//! A timer wheel for millions of timers that all fire: no cancelling, constant cost to set and to take.
-//! Reads no clock. Times are rounded to the *nearest* point of the grid, so rounding adds no bias to a latency.
+//! A timer wheel for millions of timers that all fire: no cancelling, constant cost to set and to take. Reads
+//! no clock. Times are rounded to the *nearest* point of the grid, so rounding adds no bias to a latency.
 
 use std::time::{Duration, Instant};
 
 /// Values, each with the time when it is due.
 ///
-/// Two levels. The near one has a slot for each of the next 4,096 grid points (205 ms of a 50 us grid). The far one has
-/// slots that wide and reaches 1,024 of them (3.5 minutes); a slot is spread over the near level when its time comes.
-/// Anything later waits in the farthest slot and is looked at again then.
+/// Two levels. The near one has a slot for each of the next 4,096 grid points (205 ms of a 50 us grid). The
+/// far one has slots that wide and reaches 1,024 of them (3.5 minutes); a slot is spread over the near level
+/// when its time comes. Anything later waits in the farthest slot and is looked at again then.
 #[derive(Debug)]
 pub struct Timers<T> {
     epoch: Instant,
@@ -26,8 +26,8 @@ const NEAR_WORDS: usize = 64;
 const FAR: u64 = 1024;
 
 impl<T> Timers<T> {
-    /// An empty wheel. `grid` is the precision: a value is taken at most half of it early and half of it late, plus
-    /// however late [`Timers::take_due`] is called.
+    /// An empty wheel. `grid` is the precision: a value is taken at most half of it early and half of it
+    /// late, plus however late [`Timers::take_due`] is called.
     pub fn new(now: Instant, grid: Duration) -> Self {
         Self {
             epoch: now,
@@ -57,8 +57,8 @@ impl<T> Timers<T> {
         self.place(tick.max(self.cursor), value);
     }
 
-    /// When to call [`Timers::take_due`] next, `None` when nothing waits. May be early (there is then nothing to take
-    /// and a later answer), never late.
+    /// When to call [`Timers::take_due`] next, `None` when nothing waits. May be early (there is then nothing
+    /// to take and a later answer), never late.
     pub fn next_due(&self) -> Option<Instant> {
         if self.is_empty() {
             return None;
@@ -117,7 +117,8 @@ impl<T> Timers<T> {
         }
     }
 
-    /// The next occupied grid point in the cursor's block: the near level beyond it belongs to the next block.
+    /// The next occupied grid point in the cursor's block: the near level beyond it belongs to the next
+    /// block.
     fn next_occupied(&self) -> Option<u64> {
         let from = slot_of(self.cursor, NEAR);
         let block = self.cursor - self.cursor % NEAR;

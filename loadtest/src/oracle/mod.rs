@@ -14,7 +14,7 @@
 //!   are allowed for a timer wheel of 1 ms whose tick begins when the call leaves and for a simulator that
 //!   rounds down.
 //! * in between: **grey**. The answer is right if *some* subset of the grey ones explains it
-//!   ([`consistency`]).
+//!   (`consistency`).
 
 mod answer;
 mod consistency;

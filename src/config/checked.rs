@@ -1,0 +1,593 @@
+//! The configuration as checked: what the values mean, and that they make sense together. Only
+//! [`Config::check`] makes one, so whoever holds a `Config` need not check again.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use super::endpoint::Endpoint;
+use super::file::{
+    AuctionFile, ConfigFile, DspFile, FanoutFile, LogFile, ResponseFile, ServerFile, ShardsFile,
+    ValidationFile,
+};
+use super::rates::{Rates, is_currency};
+use super::read::{Reader, Written, env_name_part, nearest};
+
+/// A configuration that was checked; hands each module its own options.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    server: ServerOptions,
+    auction: AuctionOptions,
+    fanout: FanoutOptions,
+    validation: ValidationOptions,
+    response: ResponseOptions,
+    log: LogOptions,
+    dsps: Vec<DspOptions>,
+    rates: Rates,
+    effective_toml: String,
+}
+
+/// `[server]`: sockets, shards and limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Where SSPs connect.
+    pub listen: SocketAddr,
+    /// Where operators connect.
+    pub admin: SocketAddr,
+    /// How many shards to run.
+    pub shards: Shards,
+    /// Cores to pin shards to, each once; empty: the supervisor chooses.
+    pub cores: Vec<usize>,
+    /// Orchestrations in flight, per shard.
+    pub max_in_flight: usize,
+    /// Of one bid request, after decompression.
+    pub max_request_bytes: usize,
+    /// Of one DSP answer, after decompression.
+    pub max_response_bytes: usize,
+    /// From a request's first byte to its last.
+    pub read_timeout: Duration,
+    /// How long an SSP connection may be unused.
+    pub idle_timeout: Duration,
+    /// How long what is in flight may take to finish once draining.
+    pub drain: Duration,
+}
+
+/// How many shards to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shards {
+    /// As many as there are cores to spare.
+    Auto,
+    /// This many.
+    Count(NonZeroUsize),
+}
+
+/// `[fanout]`: how DSP connections are driven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FanoutOptions {
+    /// How long a busy shard may let calls and answers gather; zero takes and sends each at once.
+    pub epoch_max: Duration,
+}
+
+/// `[auction]`: time and money.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuctionOptions {
+    /// Cap on the time from arrival to the auction.
+    pub deadline: Duration,
+    /// Kept back from the SSP's tmax.
+    pub tmax_margin: Duration,
+    /// ISO 4217 code that everything is compared in.
+    pub currency: String,
+    /// Whether a bid at the floor enters.
+    pub floor_rule: FloorRule,
+    /// Added to the second price, in micros per mille of the currency.
+    pub increment_micros: i64,
+    /// Whether any deal wins over any open bid.
+    pub prefer_deals: bool,
+}
+
+/// Which bids a floor lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FloorRule {
+    /// OpenRTB's: `bidfloor` is the minimum bid.
+    AtOrAbove,
+    /// The original service's: only bids strictly above it.
+    Above,
+}
+
+/// `[validation]`: what a bid request must have beyond OpenRTB's own rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidationOptions {
+    /// Names of top-level members of the bid request, each once.
+    pub require: Vec<String>,
+}
+
+/// `[response]`: what SSPs are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseOptions {
+    /// How to say that there is no bid.
+    pub no_bid: NoBidAnswer,
+    /// Whether a 400 says in its body what is wrong.
+    pub error_body: bool,
+}
+
+/// How to say that there is no bid: OpenRTB allows both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoBidAnswer {
+    /// 204 and no body.
+    NoContent,
+    /// 200 and a bid response with a no-bid reason.
+    WithReason,
+}
+
+/// `[log]`: what is logged and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogOptions {
+    /// The least severe that is logged.
+    pub level: LogLevel,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// The least severe that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What costs money or requests.
+    Error,
+    /// What will, if nobody looks.
+    Warn,
+    /// What an operator wants to have seen afterwards.
+    Info,
+    /// Decisions.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object per line.
+    Json,
+}
+
+/// One `[[dsp]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DspOptions {
+    /// Its name in metrics and logs, and its seat if it names none.
+    pub name: String,
+    /// A name or an address; IPv6 without its brackets.
+    pub host: String,
+    /// Never zero.
+    pub port: u16,
+    /// Request target, with the query.
+    pub path: String,
+    /// Whether to use TLS.
+    pub https: bool,
+    /// Which HTTP to speak.
+    pub protocol: Protocol,
+    /// The longest a call may take; what is left of the request's deadline may be less.
+    pub timeout: Duration,
+    /// Connections per shard.
+    pub max_connections: usize,
+    /// Calls per second over all shards.
+    pub qps: Option<u32>,
+    /// Whether bid requests are sent compressed.
+    pub gzip: bool,
+}
+
+/// Which HTTP to speak to a DSP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 with keep-alive.
+    H1,
+    /// HTTP/2: with prior knowledge on http, insisted on by ALPN on https.
+    H2,
+    /// What ALPN says; https only.
+    Negotiated,
+}
+
+/// The longest time anything may be configured to take in an auction: where the histograms end.
+const AUCTION_MS_MAX: i64 = 60_000;
+
+/// 20 ms: beyond it an epoch costs more of the deadline than it can save.
+const EPOCH_US_MAX: i64 = 20_000;
+
+/// An hour: more is a slip of the unit.
+const CONNECTION_MS_MAX: i64 = 3_600_000;
+
+/// 64 MiB: a bid request has a few kB, and each one in flight may cost this much memory.
+const BODY_BYTES_MAX: i64 = 64 * 1024 * 1024;
+
+/// More than any machine has cores.
+const SHARDS_MAX: i64 = 1_024;
+
+/// Members of a bid request that `validation.require` may name (OpenRTB 2.6 section 3.2.1).
+const REQUIRABLE: [&str; 9] = [
+    "site", "app", "dooh", "device", "user", "source", "regs", "tmax", "at",
+];
+
+impl Config {
+    /// Sockets, shards and limits.
+    pub fn server(&self) -> &ServerOptions {
+        &self.server
+    }
+
+    /// Time and money.
+    pub fn auction(&self) -> &AuctionOptions {
+        &self.auction
+    }
+
+    /// `[fanout]`.
+    pub fn fanout(&self) -> &FanoutOptions {
+        &self.fanout
+    }
+
+    /// What a bid request must have.
+    pub fn validation(&self) -> &ValidationOptions {
+        &self.validation
+    }
+
+    /// What SSPs are told.
+    pub fn response(&self) -> ResponseOptions {
+        self.response
+    }
+
+    /// What is logged.
+    pub fn log(&self) -> LogOptions {
+        self.log
+    }
+
+    /// The DSPs to ask, in the order of the file; at least one. Those not enabled are not among them.
+    pub fn dsps(&self) -> &[DspOptions] {
+        &self.dsps
+    }
+
+    /// Conversion rates; none without a rate file.
+    pub fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// All of it as TOML, with the environment's overrides, the defaults, and without secrets.
+    pub fn effective_toml(&self) -> &str {
+        &self.effective_toml
+    }
+
+    /// Reports what is wrong to `reader`; only if that has nothing to complain of is the result meaningful.
+    pub(super) fn check(
+        file: &ConfigFile,
+        reader: &mut Reader<'_>,
+        read_file: &dyn Fn(&Path) -> io::Result<String>,
+    ) -> Self {
+        Self {
+            server: ServerOptions::check(&file.server, reader),
+            auction: AuctionOptions::check(&file.auction, reader),
+            fanout: FanoutOptions::check(&file.fanout, reader),
+            validation: ValidationOptions::check(&file.validation, reader),
+            response: ResponseOptions::check(&file.response, reader),
+            log: LogOptions::check(&file.log, reader),
+            dsps: check_dsps(&file.dsp, reader),
+            rates: check_rates(file.auction.rates_file.as_ref(), reader, read_file),
+            effective_toml: toml::to_string(file)
+                .unwrap_or_else(|error| format!("# cannot be written: {error}\n")),
+        }
+    }
+}
+
+impl ServerOptions {
+    fn check(file: &ServerFile, reader: &mut Reader<'_>) -> Self {
+        let listen = address(&file.listen, reader);
+        let admin = address(&file.admin, reader);
+        if listen == admin && listen.port() != 0 {
+            reader.wrong(&file.admin, "is the same as server.listen");
+        }
+        let cores = check_cores(&file.cores, reader);
+        Self {
+            listen,
+            admin,
+            shards: check_shards(&file.shards, cores.len(), reader),
+            cores,
+            max_in_flight: number(&file.max_in_flight, 1..=10_000_000, reader),
+            max_request_bytes: number(&file.max_request_bytes, 1..=BODY_BYTES_MAX, reader),
+            max_response_bytes: number(&file.max_response_bytes, 1..=BODY_BYTES_MAX, reader),
+            read_timeout: millis(&file.read_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
+            idle_timeout: millis(&file.idle_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
+            drain: millis(&file.drain_ms, 0..=CONNECTION_MS_MAX, reader),
+        }
+    }
+}
+
+impl AuctionOptions {
+    fn check(file: &AuctionFile, reader: &mut Reader<'_>) -> Self {
+        if !is_currency(&file.currency.value) {
+            reader.wrong(
+                &file.currency,
+                "must be three upper-case letters, such as \"USD\"",
+            );
+        }
+        let floor_rules = [("at_or_above", FloorRule::AtOrAbove), ("above", FloorRule::Above)];
+        Self {
+            deadline: millis(&file.deadline_ms, 1..=AUCTION_MS_MAX, reader),
+            tmax_margin: millis(&file.tmax_margin_ms, 0..=AUCTION_MS_MAX, reader),
+            currency: file.currency.value.clone(),
+            floor_rule: one_of(&file.floor_rule, floor_rules, reader),
+            increment_micros: number(&file.increment_micros, 0..=1_000_000_000, reader),
+            prefer_deals: file.prefer_deals.value,
+        }
+    }
+}
+
+impl FanoutOptions {
+    fn check(file: &FanoutFile, reader: &mut Reader<'_>) -> Self {
+        let micros: u64 = number(&file.epoch_us_max, 0..=EPOCH_US_MAX, reader);
+        Self {
+            epoch_max: Duration::from_micros(micros),
+        }
+    }
+}
+
+impl ValidationOptions {
+    fn check(file: &ValidationFile, reader: &mut Reader<'_>) -> Self {
+        let require = &file.require;
+        for (index, member) in require.value.iter().enumerate() {
+            if !REQUIRABLE.contains(&member.as_str()) {
+                let meant = nearest(member, REQUIRABLE.into_iter());
+                let meant = meant.map_or_else(
+                    || format!("known are {}", quoted(&REQUIRABLE)),
+                    |meant| format!("did you mean {meant:?}?"),
+                );
+                reader.wrong(require, format!("{member:?} cannot be required; {meant}"));
+            } else if require.value[..index].contains(member) {
+                reader.wrong(require, format!("names {member:?} twice"));
+            }
+        }
+        Self {
+            require: require.value.clone(),
+        }
+    }
+}
+
+impl ResponseOptions {
+    fn check(file: &ResponseFile, reader: &mut Reader<'_>) -> Self {
+        let answers = [("204", NoBidAnswer::NoContent), ("200", NoBidAnswer::WithReason)];
+        Self {
+            no_bid: one_of(&file.no_bid, answers, reader),
+            error_body: file.error_body.value,
+        }
+    }
+}
+
+impl LogOptions {
+    fn check(file: &LogFile, reader: &mut Reader<'_>) -> Self {
+        let levels = [
+            ("error", LogLevel::Error),
+            ("warn", LogLevel::Warn),
+            ("info", LogLevel::Info),
+            ("debug", LogLevel::Debug),
+            ("trace", LogLevel::Trace),
+        ];
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        Self {
+            level: one_of(&file.level, levels, reader),
+            format: one_of(&file.format, formats, reader),
+        }
+    }
+}
+
+impl DspOptions {
+    fn check(file: &DspFile, name: String, reader: &mut Reader<'_>) -> Option<Self> {
+        let endpoint = file.endpoint.as_ref().and_then(|url| {
+            Endpoint::parse(&url.value)
+                .map_err(|error| reader.wrong(url, error))
+                .ok()
+        });
+        let https = endpoint.as_ref().is_some_and(|endpoint| endpoint.https);
+        let auto = if https { Protocol::Negotiated } else { Protocol::H1 };
+        let protocol = one_of(
+            &file.protocol,
+            [("auto", auto), ("h1", Protocol::H1), ("h2", Protocol::H2)],
+            reader,
+        );
+        let timeout = millis(&file.timeout_ms, 1..=AUCTION_MS_MAX, reader);
+        let max_connections = number(&file.max_connections, 1..=65_535, reader);
+        let qps = number(&file.qps, 0..=1_000_000_000, reader);
+        let Endpoint {
+            https,
+            host,
+            port,
+            path,
+        } = endpoint?;
+        Some(Self {
+            name,
+            host,
+            port,
+            path,
+            https,
+            protocol,
+            timeout,
+            max_connections,
+            qps: (qps > 0).then_some(qps),
+            gzip: file.gzip.value,
+        })
+    }
+}
+
+/// DSPs that are not enabled are checked like the others, so that enabling one is never a surprise.
+fn check_dsps(files: &[DspFile], reader: &mut Reader<'_>) -> Vec<DspOptions> {
+    if files.is_empty() {
+        reader.lacking("dsp", "there must be at least one [[dsp]]");
+    } else if !files.iter().any(|file| file.enabled.value) {
+        reader.lacking("dsp", "there must be at least one [[dsp]] with enabled = true");
+    }
+    let mut names = BTreeMap::new();
+    let mut dsps = Vec::new();
+    for file in files {
+        let name = file
+            .name
+            .as_ref()
+            .map(|name| check_name(name, &mut names, reader))
+            .unwrap_or_default();
+        let dsp = DspOptions::check(file, name, reader);
+        dsps.extend(dsp.filter(|_| file.enabled.value));
+    }
+    dsps
+}
+
+/// Names are labels of metrics and parts of variables' names, so they must do as both.
+fn check_name(
+    name: &Written<String>,
+    names: &mut BTreeMap<String, String>,
+    reader: &mut Reader<'_>,
+) -> String {
+    let fits = |character: char| character.is_ascii_alphanumeric() || "_-.".contains(character);
+    let text = &name.value;
+    if text.is_empty() || text.len() > 64 || !text.chars().all(fits) {
+        reader.wrong(name, "must be 1 to 64 letters, digits, '_', '-' or '.'");
+    } else if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        reader.wrong(
+            name,
+            "must not be a number: variables name a DSP by its index, too",
+        );
+    } else if let Some(earlier) = names.insert(env_name_part(text), text.clone()) {
+        let message = if earlier == *text {
+            format!("another DSP is called {earlier:?}, too")
+        } else {
+            format!("differs from {earlier:?} only in case or punctuation, which variables cannot tell")
+        };
+        reader.wrong(name, message);
+    }
+    text.clone()
+}
+
+fn check_cores(cores: &Written<Vec<i64>>, reader: &mut Reader<'_>) -> Vec<usize> {
+    let mut checked = Vec::new();
+    for &core in &cores.value {
+        match usize::try_from(core) {
+            Ok(core) if checked.contains(&core) => {
+                reader.wrong(cores, format!("core {core} is listed twice"));
+            }
+            Ok(core) => checked.push(core),
+            Err(_) => reader.wrong(cores, format!("{core} is not a core: they are numbered from 0")),
+        }
+    }
+    checked
+}
+
+/// Explicit cores say how many shards there are; a number beside them must agree.
+fn check_shards(shards: &Written<ShardsFile>, cores: usize, reader: &mut Reader<'_>) -> Shards {
+    let by_cores = NonZeroUsize::new(cores);
+    match &shards.value {
+        ShardsFile::Word(word) if word == "auto" => by_cores.map_or(Shards::Auto, Shards::Count),
+        ShardsFile::Number(count) if (1..=SHARDS_MAX).contains(count) => {
+            let count = usize::try_from(*count)
+                .ok()
+                .and_then(NonZeroUsize::new)
+                .unwrap_or(NonZeroUsize::MIN);
+            if by_cores.is_some_and(|cores| cores != count) {
+                reader.wrong(
+                    shards,
+                    format!("is {count}, but server.cores lists {cores}: one shard runs on each"),
+                );
+            }
+            Shards::Count(count)
+        }
+        _ => {
+            reader.wrong(shards, format!("must be \"auto\" or 1 to {SHARDS_MAX}"));
+            Shards::Auto
+        }
+    }
+}
+
+fn check_rates(
+    path: Option<&Written<String>>,
+    reader: &mut Reader<'_>,
+    read_file: &dyn Fn(&Path) -> io::Result<String>,
+) -> Rates {
+    let Some(path) = path else { return Rates::default() };
+    let parsed = match read_file(Path::new(&path.value)) {
+        Ok(text) => Rates::parse(&text),
+        Err(error) => Err(vec![format!("cannot be read: {error}")]),
+    };
+    parsed.unwrap_or_else(|errors| {
+        errors
+            .iter()
+            .for_each(|error| reader.wrong(path, format!("{}: {error}", path.value)));
+        Rates::default()
+    })
+}
+
+fn address(written: &Written<String>, reader: &mut Reader<'_>) -> SocketAddr {
+    written.value.parse().unwrap_or_else(|_| {
+        reader.wrong(
+            written,
+            "must be an address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"",
+        );
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
+    })
+}
+
+fn number<T>(written: &Written<i64>, range: RangeInclusive<i64>, reader: &mut Reader<'_>) -> T
+where
+    T: TryFrom<i64> + Default,
+{
+    let number = T::try_from(written.value)
+        .ok()
+        .filter(|_| range.contains(&written.value));
+    number.unwrap_or_else(|| {
+        reader.wrong(
+            written,
+            format!(
+                "must be {} to {}, is {}",
+                range.start(),
+                range.end(),
+                written.value
+            ),
+        );
+        T::default()
+    })
+}
+
+fn millis(written: &Written<i64>, range: RangeInclusive<i64>, reader: &mut Reader<'_>) -> Duration {
+    Duration::from_millis(number(written, range, reader))
+}
+
+/// The meaning of one of a few words; of the first one, if it is none of them.
+fn one_of<T: Copy, const N: usize>(
+    written: &Written<String>,
+    words: [(&'static str, T); N],
+    reader: &mut Reader<'_>,
+) -> T {
+    let known = words.iter().find(|(word, _)| *word == written.value);
+    let (_, meaning) = known.unwrap_or_else(|| {
+        reader.wrong(
+            written,
+            format!(
+                "must be {}, is {:?}",
+                quoted(&words.map(|(word, _)| word)),
+                written.value
+            ),
+        );
+        &words[0]
+    });
+    *meaning
+}
+
+/// `"a", "b" or "c"`.
+fn quoted(words: &[impl Display]) -> String {
+    let mut text = String::new();
+    for (index, word) in words.iter().enumerate() {
+        let separator = match index {
+            0 => "",
+            _ if index + 1 == words.len() => " or ",
+            _ => ", ",
+        };
+        text.push_str(&format!("{separator}\"{word}\""));
+    }
+    text
+}

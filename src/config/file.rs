@@ -1,0 +1,216 @@
+//! The configuration as it is written: every section, key, type and default, and nothing about what the
+//! values mean. The defaults are part of the outside contract.
+
+use serde::{Serialize, Serializer};
+use toml::de::DeValue;
+
+use super::endpoint;
+use super::read::{Reader, Section, Value, Written};
+
+/// A configuration file with the environment's overrides and the defaults filled in. Serialises to the
+/// effective configuration, without secrets.
+#[derive(Debug, Serialize)]
+pub(super) struct ConfigFile {
+    pub(super) server: ServerFile,
+    pub(super) auction: AuctionFile,
+    pub(super) fanout: FanoutFile,
+    pub(super) validation: ValidationFile,
+    pub(super) response: ResponseFile,
+    pub(super) log: LogFile,
+    pub(super) dsp: Vec<DspFile>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ServerFile {
+    pub(super) listen: Written<String>,
+    pub(super) admin: Written<String>,
+    pub(super) shards: Written<ShardsFile>,
+    pub(super) cores: Written<Vec<i64>>,
+    pub(super) max_in_flight: Written<i64>,
+    pub(super) max_request_bytes: Written<i64>,
+    pub(super) max_response_bytes: Written<i64>,
+    pub(super) read_timeout_ms: Written<i64>,
+    pub(super) idle_timeout_ms: Written<i64>,
+    pub(super) drain_ms: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AuctionFile {
+    pub(super) deadline_ms: Written<i64>,
+    pub(super) tmax_margin_ms: Written<i64>,
+    pub(super) currency: Written<String>,
+    pub(super) floor_rule: Written<String>,
+    pub(super) increment_micros: Written<i64>,
+    pub(super) prefer_deals: Written<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rates_file: Option<Written<String>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct FanoutFile {
+    pub(super) epoch_us_max: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ValidationFile {
+    pub(super) require: Written<Vec<String>>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ResponseFile {
+    pub(super) no_bid: Written<String>,
+    pub(super) error_body: Written<bool>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct LogFile {
+    pub(super) level: Written<String>,
+    pub(super) format: Written<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct DspFile {
+    pub(super) name: Option<Written<String>>,
+    #[serde(serialize_with = "without_secrets")]
+    pub(super) endpoint: Option<Written<String>>,
+    pub(super) enabled: Written<bool>,
+    pub(super) protocol: Written<String>,
+    pub(super) timeout_ms: Written<i64>,
+    pub(super) max_connections: Written<i64>,
+    pub(super) qps: Written<i64>,
+    pub(super) gzip: Written<bool>,
+}
+
+/// `"auto"` or a number.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(super) enum ShardsFile {
+    Word(String),
+    Number(i64),
+}
+
+impl ConfigFile {
+    /// Reads the whole document. What is of the wrong type is reported to `reader` and read as the default.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            server: ServerFile::read(reader.section("server")),
+            auction: AuctionFile::read(reader.section("auction")),
+            fanout: FanoutFile::read(reader.section("fanout")),
+            validation: ValidationFile::read(reader.section("validation")),
+            response: ResponseFile::read(reader.section("response")),
+            log: LogFile::read(reader.section("log")),
+            dsp: reader.each_section("dsp", DspFile::read),
+        }
+    }
+}
+
+impl ServerFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            listen: section.get("listen", "127.0.0.1:8080".to_owned()),
+            admin: section.get("admin", "127.0.0.1:9090".to_owned()),
+            shards: section.get("shards", ShardsFile::Word("auto".to_owned())),
+            cores: section.get("cores", Vec::new()),
+            max_in_flight: section.get("max_in_flight", 20_000),
+            max_request_bytes: section.get("max_request_bytes", 262_144),
+            max_response_bytes: section.get("max_response_bytes", 262_144),
+            // Fifty times what an SSP waits for the whole auction: who is slower is not an SSP.
+            read_timeout_ms: section.get("read_timeout_ms", 5_000),
+            // Longer than the 60 s after which common load balancers close theirs, so that they do it first.
+            idle_timeout_ms: section.get("idle_timeout_ms", 75_000),
+            drain_ms: section.get("drain_ms", 5_000),
+        }
+    }
+}
+
+impl AuctionFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            deadline_ms: section.get("deadline_ms", 90),
+            tmax_margin_ms: section.get("tmax_margin_ms", 10),
+            currency: section.get("currency", "USD".to_owned()),
+            floor_rule: section.get("floor_rule", "at_or_above".to_owned()),
+            increment_micros: section.get("increment_micros", 1),
+            prefer_deals: section.get("prefer_deals", false),
+            rates_file: section.get_if_written("rates_file"),
+        }
+    }
+}
+
+impl FanoutFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            // Half a millisecond costs a busy shard's answers a quarter of one on average, out of a deadline of 90,
+            // and saves it a third of its work.
+            epoch_us_max: section.get("epoch_us_max", 500),
+        }
+    }
+}
+
+impl ValidationFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            require: section.get("require", Vec::new()),
+        }
+    }
+}
+
+impl ResponseFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            no_bid: section.get("no_bid", "204".to_owned()),
+            error_body: section.get("error_body", true),
+        }
+    }
+}
+
+impl LogFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            level: section.get("level", "info".to_owned()),
+            format: section.get("format", "text".to_owned()),
+        }
+    }
+}
+
+impl DspFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        let name = section.require::<String>("name");
+        if let Some(name) = &name {
+            section.also_called("dsp", &name.value);
+        }
+        Self {
+            name,
+            endpoint: section.require("endpoint"),
+            enabled: section.get("enabled", true),
+            protocol: section.get("protocol", "auto".to_owned()),
+            timeout_ms: section.get("timeout_ms", 60),
+            max_connections: section.get("max_connections", 64),
+            qps: section.get("qps", 0),
+            gzip: section.get("gzip", false),
+        }
+    }
+}
+
+impl Value for ShardsFile {
+    const EXPECTED: &'static str = "\"auto\" or an integer";
+
+    fn from_toml(value: &DeValue<'_>) -> Option<Self> {
+        i64::from_toml(value)
+            .map(Self::Number)
+            .or_else(|| String::from_toml(value).map(Self::Word))
+    }
+
+    fn from_env(text: &str) -> Option<Self> {
+        Some(
+            text.parse()
+                .map_or_else(|_| Self::Word(text.to_owned()), Self::Number),
+        )
+    }
+}
+
+fn without_secrets<S: Serializer>(url: &Option<Written<String>>, serializer: S) -> Result<S::Ok, S::Error> {
+    url.as_ref()
+        .map(|url| endpoint::without_secrets(&url.value))
+        .serialize(serializer)
+}

@@ -1,0 +1,546 @@
+//! What a writer of a configuration sees: text in, messages out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+/// The least that is a configuration.
+const DSP: &str = "[[dsp]]\nname = \"dsp1\"\nendpoint = \"http://127.0.0.1:9001/bid\"\n";
+
+fn read_file(path: &Path) -> io::Result<String> {
+    match path.to_str() {
+        Some("rates.json") => Ok(r#"{"conversions": {"USD": {"EUR": 0.920}}}"#.to_owned()),
+        Some("bad.json") => Ok(r#"{"conversions": {"USD": {"EUR": 0, "GBP": "1"}}}"#.to_owned()),
+        _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+    }
+}
+
+fn check_with(text: &str, env: &[(&str, &str)]) -> Result<Config, Problems> {
+    let env = env
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+    check("c.toml", text, env, &read_file)
+}
+
+fn messages(text: &str, env: &[(&str, &str)]) -> Vec<String> {
+    let problems = check_with(text, env).expect_err("it must not check");
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// `text` before the least DSP is wrong in exactly these ways.
+#[track_caller]
+fn bad(text: &str, expected: &[&str]) {
+    assert_eq!(messages(&format!("{text}\n{DSP}"), &[]), expected, "{text}");
+}
+
+/// `text` added to the least DSP is wrong in exactly these ways.
+#[track_caller]
+fn bad_dsp(text: &str, expected: &[&str]) {
+    assert_eq!(messages(&format!("{DSP}{text}"), &[]), expected, "{text}");
+}
+
+#[track_caller]
+fn bad_env(name: &str, value: &str, expected: &[&str]) {
+    assert_eq!(messages(DSP, &[(name, value)]), expected, "{name}={value}");
+}
+
+#[test]
+fn keys() {
+    bad("x = 1", &["c.toml:1:1: x: unknown key"]);
+    bad(
+        "[sever]",
+        &["c.toml:1:2: sever: unknown key; did you mean server?"],
+    );
+    bad(
+        "[server]\nlisen = 1",
+        &["c.toml:2:1: server.lisen: unknown key; did you mean listen?"],
+    );
+    bad(
+        "[auction]\ndeadline = 9",
+        &["c.toml:2:1: auction.deadline: unknown key; did you mean deadline_ms?"],
+    );
+    bad(
+        "listen = \"\"",
+        &["c.toml:1:1: listen: unknown key; it belongs to [server]"],
+    );
+    bad(
+        "[server]\nendpoint = \"\"",
+        &["c.toml:2:1: server.endpoint: unknown key; it belongs to [[dsp]]"],
+    );
+    bad_dsp(
+        "timeout = 60",
+        &["c.toml:4:1: dsp[0].timeout: unknown key; did you mean timeout_ms?"],
+    );
+    bad(
+        "server.shard = 1",
+        &["c.toml:1:8: server.shard: unknown key; did you mean shards?"],
+    );
+}
+
+#[test]
+fn types() {
+    bad(
+        "server = 3",
+        &["c.toml:1:1: server: expected a table, written [server], found an integer"],
+    );
+    bad(
+        "[server]\nlisten = 80",
+        &["c.toml:2:10: server.listen: expected a string, found an integer"],
+    );
+    bad(
+        "[server]\nmax_in_flight = \"9\"",
+        &["c.toml:2:17: server.max_in_flight: expected an integer, found a string"],
+    );
+    bad(
+        "[server]\nmax_in_flight = 99999999999999999999",
+        &["c.toml:2:17: server.max_in_flight: expected an integer, found an integer too large"],
+    );
+    bad(
+        "[server]\nshards = 1.5",
+        &["c.toml:2:10: server.shards: expected \"auto\" or an integer, found a number with a fraction"],
+    );
+    bad(
+        "[server]\ncores = 1",
+        &["c.toml:2:9: server.cores: expected a list of integers, found an integer"],
+    );
+    bad(
+        "[server]\ncores = [\"a\"]",
+        &["c.toml:2:9: server.cores: expected a list of integers, found a list"],
+    );
+    bad(
+        "[auction]\nprefer_deals = \"no\"",
+        &["c.toml:2:16: auction.prefer_deals: expected true or false, found a string"],
+    );
+}
+
+#[test]
+fn values() {
+    let address = "must be an address and a port, such as \"127.0.0.1:8080\" or \"[::]:8080\"";
+    bad(
+        "[server]\nlisten = \"8080\"",
+        &[&format!("c.toml:2:10: server.listen: {address}")],
+    );
+    bad(
+        "[server]\nadmin = \"127.0.0.1:99999\"",
+        &[&format!("c.toml:2:9: server.admin: {address}")],
+    );
+    bad(
+        "[server]\nlisten = \"127.0.0.1:9090\"",
+        &["c.toml:1:2: server.admin: is the same as server.listen"],
+    );
+    bad(
+        "[server]\nshards = 0",
+        &["c.toml:2:10: server.shards: must be \"auto\" or 1 to 1024"],
+    );
+    bad(
+        "[server]\nshards = \"all\"",
+        &["c.toml:2:10: server.shards: must be \"auto\" or 1 to 1024"],
+    );
+    bad(
+        "[server]\ncores = [0, 1, 0]",
+        &["c.toml:2:9: server.cores: core 0 is listed twice"],
+    );
+    bad(
+        "[server]\ncores = [-1]",
+        &["c.toml:2:9: server.cores: -1 is not a core: they are numbered from 0"],
+    );
+    bad(
+        "[server]\ncores = [0, 1]\nshards = 3",
+        &["c.toml:3:10: server.shards: is 3, but server.cores lists 2: one shard runs on each"],
+    );
+    bad(
+        "[server]\nmax_request_bytes = 0",
+        &["c.toml:2:21: server.max_request_bytes: must be 1 to 67108864, is 0"],
+    );
+    bad(
+        "[server]\nidle_timeout_ms = 0",
+        &["c.toml:2:19: server.idle_timeout_ms: must be 1 to 3600000, is 0"],
+    );
+    bad(
+        "[auction]\ndeadline_ms = 0",
+        &["c.toml:2:15: auction.deadline_ms: must be 1 to 60000, is 0"],
+    );
+    bad(
+        "[auction]\ndeadline_ms = -5",
+        &["c.toml:2:15: auction.deadline_ms: must be 1 to 60000, is -5"],
+    );
+    bad(
+        "[auction]\ncurrency = \"usd\"",
+        &["c.toml:2:12: auction.currency: must be three upper-case letters, such as \"USD\""],
+    );
+    bad(
+        "[auction]\nfloor_rule = \"below\"",
+        &["c.toml:2:14: auction.floor_rule: must be \"at_or_above\" or \"above\", is \"below\""],
+    );
+    bad(
+        "[auction]\nincrement_micros = -1",
+        &["c.toml:2:20: auction.increment_micros: must be 0 to 1000000000, is -1"],
+    );
+    bad(
+        "[fanout]\nepoch_us_max = 20001",
+        &["c.toml:2:16: fanout.epoch_us_max: must be 0 to 20000, is 20001"],
+    );
+    bad(
+        "[validation]\nrequire = [\"user\", \"devise\", \"user\"]",
+        &[
+            "c.toml:2:11: validation.require: \"devise\" cannot be required; did you mean \"device\"?",
+            "c.toml:2:11: validation.require: names \"user\" twice",
+        ],
+    );
+    bad(
+        "[response]\nno_bid = \"404\"",
+        &["c.toml:2:10: response.no_bid: must be \"204\" or \"200\", is \"404\""],
+    );
+    bad(
+        "[log]\nlevel = \"loud\"",
+        &[
+            "c.toml:2:9: log.level: must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\", is \"loud\"",
+        ],
+    );
+    bad(
+        "[auction]\nrates_file = \"none.json\"",
+        &["c.toml:2:14: auction.rates_file: none.json: cannot be read: entity not found"],
+    );
+    bad(
+        "[auction]\nrates_file = \"bad.json\"",
+        &[
+            "c.toml:2:14: auction.rates_file: bad.json: USD to EUR: 0 is not a number above zero",
+            "c.toml:2:14: auction.rates_file: bad.json: USD to GBP: \"1\" is not a number above zero",
+        ],
+    );
+}
+
+#[test]
+fn dsps() {
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        assert_eq!(messages(text, &[]), expected, "{text}");
+    }
+    check("", &["c.toml:1:1: dsp: there must be at least one [[dsp]]"]);
+    check(
+        "[dsp]\nname = \"a\"",
+        &[
+            "c.toml:1:1: dsp: there must be at least one [[dsp]]",
+            "c.toml:1:2: dsp: expected a list of tables, each written [[dsp]], found a table",
+        ],
+    );
+    check(
+        "[[dsp]]",
+        &[
+            "c.toml:1:1: dsp[0].endpoint: is missing",
+            "c.toml:1:1: dsp[0].name: is missing",
+        ],
+    );
+    bad_dsp(
+        "enabled = false",
+        &["c.toml:1:1: dsp: there must be at least one [[dsp]] with enabled = true"],
+    );
+    bad_dsp(
+        "timeout_ms = 0",
+        &["c.toml:4:14: dsp[0].timeout_ms: must be 1 to 60000, is 0"],
+    );
+    bad_dsp(
+        "max_connections = 0",
+        &["c.toml:4:19: dsp[0].max_connections: must be 1 to 65535, is 0"],
+    );
+    bad_dsp(
+        "qps = -1",
+        &["c.toml:4:7: dsp[0].qps: must be 0 to 1000000000, is -1"],
+    );
+    bad_dsp(
+        "protocol = \"h3\"",
+        &["c.toml:4:12: dsp[0].protocol: must be \"auto\", \"h1\" or \"h2\", is \"h3\""],
+    );
+    bad_dsp(
+        "[[dsp]]\nname = \"a b\"\nendpoint = \"ftp://x\"",
+        &[
+            "c.toml:5:8: dsp[1].name: must be 1 to 64 letters, digits, '_', '-' or '.'",
+            "c.toml:6:12: dsp[1].endpoint: must begin with http:// or https://",
+        ],
+    );
+    bad_dsp(
+        "[[dsp]]\nname = \"7\"\nendpoint = \"http://x:0\"",
+        &[
+            "c.toml:5:8: dsp[1].name: must not be a number: variables name a DSP by its index, too",
+            "c.toml:6:12: dsp[1].endpoint: has a port that is not between 1 and 65535",
+        ],
+    );
+    bad_dsp(
+        "[[dsp]]\nname = \"dsp1\"\nendpoint = \"http://x\"",
+        &["c.toml:5:8: dsp[1].name: another DSP is called \"dsp1\", too"],
+    );
+    bad_dsp(
+        "[[dsp]]\nname = \"DSP1\"\nendpoint = \"http://x\"",
+        &[
+            "c.toml:5:8: dsp[1].name: differs from \"dsp1\" only in case or punctuation, which variables cannot tell",
+        ],
+    );
+}
+
+#[test]
+fn broken_text() {
+    bad(
+        "[server\nlisten = 3",
+        &["c.toml:1:8: unclosed table, expected `]`"],
+    );
+    // What seems to be missing or misplaced may be so only because of what could not be read.
+    assert_eq!(
+        messages("a = \n[[dsp]]\nqps = -1", &[]),
+        [
+            "c.toml:1:5: string values must be quoted, expected literal string",
+            "c.toml:3:7: dsp[0].qps: must be 0 to 1000000000, is -1",
+        ]
+    );
+    bad(
+        "[log]\nlevel = \"info\"\nlevel = \"warn\"",
+        &["c.toml:3:1: duplicate key"],
+    );
+}
+
+#[test]
+fn everything_at_once_in_the_order_of_the_file() {
+    let text = "[server]\nlisten = 1\nworkers = 2\n\n[auction]\ncurrency = \"euro\"\ndeadline_ms = 0\n\n[[dsp]]\n\
+                endpoint = \"http://x\"\ngzip = 1\n";
+    assert_eq!(
+        messages(
+            text,
+            &[("COREBID_LOG__LEVEL", "loud"), ("COREBID_LOG__LEVLE", "info")]
+        ),
+        [
+            "c.toml:2:10: server.listen: expected a string, found an integer",
+            "c.toml:3:1: server.workers: unknown key",
+            "c.toml:6:12: auction.currency: must be three upper-case letters, such as \"USD\"",
+            "c.toml:7:15: auction.deadline_ms: must be 1 to 60000, is 0",
+            "c.toml:9:1: dsp[0].name: is missing",
+            "c.toml:11:8: dsp[0].gzip: expected true or false, found an integer",
+            "COREBID_LOG__LEVEL: log.level: must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\", is \"loud\"",
+            "COREBID_LOG__LEVLE: names no key of the configuration; did you mean COREBID_LOG__LEVEL?",
+        ]
+    );
+}
+
+#[test]
+fn environment_errors_name_the_variable() {
+    bad_env(
+        "COREBID_SERVER__MAX_IN_FLIGHT",
+        "many",
+        &["COREBID_SERVER__MAX_IN_FLIGHT: server.max_in_flight: expected an integer"],
+    );
+    bad_env(
+        "COREBID_SERVER__LISTEN",
+        "here",
+        &[
+            "COREBID_SERVER__LISTEN: server.listen: must be an address and a port, such as \"127.0.0.1:8080\" or \
+         \"[::]:8080\"",
+        ],
+    );
+    bad_env(
+        "COREBID_DSP__DSP1__TIMEOUT_MS",
+        "0",
+        &["COREBID_DSP__DSP1__TIMEOUT_MS: dsp[0].timeout_ms: must be 1 to 60000, is 0"],
+    );
+    bad_env(
+        "COREBID_DSP__1__TIMEOUT_MS",
+        "9",
+        &[
+            "COREBID_DSP__1__TIMEOUT_MS: names no key of the configuration; did you mean COREBID_DSP__0__TIMEOUT_MS?",
+        ],
+    );
+}
+
+#[test]
+fn environment_overrides_the_file() {
+    let env = [
+        ("COREBID_SERVER__LISTEN", "0.0.0.0:80"),
+        ("COREBID_SERVER__CORES", "2, 3"),
+        ("COREBID_AUCTION__DEADLINE_MS", "70"),
+        ("COREBID_DSP__DSP1__TIMEOUT_MS", "40"),
+        ("COREBID_DSP__0__QPS", "9"),
+        ("COREBID_RESPONSE__ERROR_BODY", "false"),
+        ("COREBID_HOME", "/not/an/override"),
+    ];
+    let config = check_with(&format!("[auction]\ndeadline_ms = 50\n{DSP}"), &env).unwrap();
+    assert_eq!(config.server().listen, SocketAddr::from(([0, 0, 0, 0], 80)));
+    assert_eq!(config.server().cores, [2, 3]);
+    assert_eq!(
+        config.server().shards,
+        Shards::Count(NonZeroUsize::new(2).unwrap())
+    );
+    assert_eq!(config.auction().deadline, Duration::from_millis(70));
+    assert_eq!(config.dsps()[0].timeout, Duration::from_millis(40));
+    assert_eq!(config.dsps()[0].qps, Some(9));
+    assert!(!config.response().error_body);
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let config = check_with(DSP, &[]).unwrap();
+    let expected = r#"[server]
+listen = "127.0.0.1:8080"
+admin = "127.0.0.1:9090"
+shards = "auto"
+cores = []
+max_in_flight = 20000
+max_request_bytes = 262144
+max_response_bytes = 262144
+read_timeout_ms = 5000
+idle_timeout_ms = 75000
+drain_ms = 5000
+
+[auction]
+deadline_ms = 90
+tmax_margin_ms = 10
+currency = "USD"
+floor_rule = "at_or_above"
+increment_micros = 1
+prefer_deals = false
+
+[fanout]
+epoch_us_max = 500
+
+[validation]
+require = []
+
+[response]
+no_bid = "204"
+error_body = true
+
+[log]
+level = "info"
+format = "text"
+
+[[dsp]]
+name = "dsp1"
+endpoint = "http://127.0.0.1:9001/bid"
+enabled = true
+protocol = "auto"
+timeout_ms = 60
+max_connections = 64
+qps = 0
+gzip = false
+"#;
+    assert_eq!(config.effective_toml(), expected);
+    assert_eq!(
+        check_with(expected, &[]).unwrap(),
+        config,
+        "the effective configuration is a configuration"
+    );
+}
+
+#[test]
+fn secrets_do_not_show() {
+    let dsp = "[[dsp]]\nname = \"a\"\nendpoint = \"https://host/bid?token=hidden\"\n";
+    let config = check_with(dsp, &[]).unwrap();
+    assert!(config.effective_toml().contains("https://host/bid?token=***"));
+    assert_eq!(config.dsps()[0].path, "/bid?token=hidden");
+    let bad = format!("{dsp}[[dsp]]\nname = \"b\"\nendpoint = \"https://user:hidden@host/\"\n");
+    assert_eq!(
+        messages(&bad, &[("COREBID_DSP__A__ENDPOINT", "hidden")]),
+        [
+            "c.toml:6:12: dsp[1].endpoint: must not hold a user or password: they would never be sent",
+            "COREBID_DSP__A__ENDPOINT: dsp[0].endpoint: must begin with http:// or https://",
+        ]
+    );
+}
+
+#[test]
+fn protocol_follows_the_scheme() {
+    #[track_caller]
+    fn check(endpoint: &str, protocol: &str, expected: Protocol) {
+        let dsp = format!("[[dsp]]\nname = \"a\"\nendpoint = \"{endpoint}\"\nprotocol = \"{protocol}\"");
+        assert_eq!(
+            check_with(&dsp, &[]).unwrap().dsps()[0].protocol,
+            expected,
+            "{dsp}"
+        );
+    }
+    check("http://host/", "auto", Protocol::H1);
+    check("http://host/", "h2", Protocol::H2);
+    check("https://host/", "auto", Protocol::Negotiated);
+    check("https://host/", "h1", Protocol::H1);
+}
+
+#[test]
+fn a_dsp_that_is_not_enabled_is_checked_and_left_out() {
+    let other = "[[dsp]]\nname = \"b\"\nendpoint = \"http://host\"\nenabled = false\n";
+    let config = check_with(&format!("{DSP}{other}"), &[]).unwrap();
+    assert_eq!(
+        config
+            .dsps()
+            .iter()
+            .map(|dsp| dsp.name.as_str())
+            .collect::<Vec<_>>(),
+        ["dsp1"]
+    );
+    bad_dsp(
+        &format!("{other}qps = -1"),
+        &["c.toml:8:7: dsp[1].qps: must be 0 to 1000000000, is -1"],
+    );
+}
+
+#[test]
+fn rates_are_read() {
+    let config = check_with(&format!("[auction]\nrates_file = \"rates.json\"\n{DSP}"), &[]).unwrap();
+    assert_eq!(config.rates().rates[0].rate, "0.920");
+}
+
+#[test]
+fn the_reference_profile_checks() {
+    let load = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("profiles").join(name);
+        load(&path, []).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let (config, over_h2) = (load("reference.toml"), load("reference-h2.toml"));
+    assert_eq!(config.dsps().len(), 23);
+    let mut twins = over_h2.dsps().to_vec();
+    for (twin, dsp) in twins.iter_mut().zip(config.dsps()) {
+        assert_eq!(twin.protocol, Protocol::H2);
+        (twin.protocol, twin.max_connections) = (dsp.protocol, dsp.max_connections);
+    }
+    assert_eq!(twins, config.dsps(), "they differ in nothing but the protocol");
+    assert_eq!(over_h2.auction(), config.auction());
+    for (port, dsp) in (9001..).zip(config.dsps()) {
+        assert_eq!(
+            (dsp.host.as_str(), dsp.port, dsp.path.as_str()),
+            ("127.0.0.1", port, "/bid")
+        );
+        assert!(dsp.timeout <= config.auction().deadline);
+    }
+    assert_eq!(config.auction().floor_rule, FloorRule::Above);
+    assert_eq!(config.validation().require, ["device", "user"]);
+}
+
+proptest::proptest! {
+    /// Whatever is written, the answer is a configuration or problems that say where.
+    #[test]
+    fn any_text_is_answered(
+        start in 0..400_usize,
+        length in 0..40_usize,
+        put in "[\\PC\n\"'=\\[\\]{}#.,é-]{0,12}",
+    ) {
+        let sections = "[server]\ncores = [0]\n[auction]\ncurrency = \"EUR\"\n[log]\nlevel = \"warn\"\n";
+        let text = format!("{sections}{DSP}{DSP}");
+        let start = start.min(text.len());
+        let end = (start + length).min(text.len());
+        let changed = format!("{}{put}{}", &text[..start], &text[end..]);
+        if let Err(problems) = check_with(&changed, &[]) {
+            proptest::prop_assert!(problems.iter().count() > 0);
+            proptest::prop_assert!(problems.iter().all(|problem| problem.place.starts_with("c.toml:")));
+        }
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let problems = load(Path::new("/nowhere/c.toml"), []).unwrap_err();
+    assert!(
+        problems
+            .to_string()
+            .starts_with("/nowhere/c.toml: cannot read it: "),
+        "{problems}"
+    );
+}

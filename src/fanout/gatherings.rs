@@ -1,0 +1,192 @@
+//! Where the answers of all fan-outs under way on a shard meet: the transport drops them here, each fan-out takes
+//! out its own. Slots and buffers are reused; a ticket that outlived its fan-out finds nobody.
+
+use std::cell::RefCell;
+use std::task::Waker;
+
+use super::{CallFailure, Reply};
+use crate::clock::Instant;
+
+/// Buffers kept for reuse, beyond which they are freed: as many answers as one turn of a busy shard reads.
+const BUFFERS_KEPT: usize = 1024;
+
+/// A buffer that grew past this is not kept: one huge answer must not stay in memory for ever.
+const BUFFER_BYTES_KEPT: usize = 16 << 10;
+
+/// Names one call of one fan-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    gathering: u32,
+    generation: u32,
+    call: u16,
+}
+
+impl Ticket {
+    /// The ticket of the fan-out's `call`th call.
+    #[must_use]
+    pub fn for_call(self, call: usize) -> Self {
+        // A plan has at most one call per DSP, and those are counted in u16.
+        Self {
+            call: u16::try_from(call).unwrap_or(u16::MAX),
+            ..self
+        }
+    }
+}
+
+/// One call's end.
+#[derive(Debug)]
+pub struct Completion {
+    /// The call's position in its fan-out.
+    pub call: usize,
+    /// When the last byte was read.
+    pub at: Instant,
+    /// What came of it.
+    pub result: Result<Reply, CallFailure>,
+}
+
+/// See the module's description.
+#[derive(Debug, Default)]
+pub struct Gatherings {
+    inner: RefCell<Inner>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    gatherings: Vec<Gathering>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Gathering {
+    generation: u32,
+    waker: Option<Waker>,
+    waiting: Vec<bool>,
+    arrived: Vec<Completion>,
+}
+
+impl Gatherings {
+    /// A place for a fan-out of `calls` calls. To be closed by [`Self::close`].
+    pub fn open(&self, calls: usize) -> Ticket {
+        let mut inner = self.inner.borrow_mut();
+        let index = inner.free.pop().unwrap_or_else(|| {
+            inner.gatherings.push(Gathering::default());
+            u32::try_from(inner.gatherings.len() - 1).unwrap_or(u32::MAX)
+        });
+        let gathering = &mut inner.gatherings[index as usize];
+        gathering.waiting.resize(calls, true);
+        Ticket {
+            gathering: index,
+            generation: gathering.generation,
+            call: 0,
+        }
+    }
+
+    /// Ends a fan-out: what still arrives under its tickets is late.
+    pub fn close(&self, ticket: Ticket) {
+        let mut inner = self.inner.borrow_mut();
+        let Some(gathering) = inner.of(ticket) else { return };
+        gathering.generation = gathering.generation.wrapping_add(1);
+        gathering.waker = None;
+        gathering.waiting.clear();
+        for completion in gathering.arrived.drain(..) {
+            if let Ok(reply) = completion.result {
+                self.recycle(reply.body);
+            }
+        }
+        inner.free.push(ticket.gathering);
+    }
+
+    /// A call has ended. Returns false when nobody waits for it any more: the answer came late.
+    pub fn complete(&self, ticket: Ticket, at: Instant, result: Result<Reply, CallFailure>) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let call = usize::from(ticket.call);
+        let wanted = inner
+            .of(ticket)
+            .filter(|gathering| gathering.waiting.get(call) == Some(&true));
+        let Some(gathering) = wanted else {
+            drop(inner);
+            if let Ok(reply) = result {
+                self.recycle(reply.body);
+            }
+            return false;
+        };
+        gathering.waiting[call] = false;
+        gathering.arrived.push(Completion { call, at, result });
+        let waker = gathering.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+
+    /// Stops waiting for a call; false when it had ended already.
+    pub fn give_up(&self, ticket: Ticket) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        let waiting = inner
+            .of(ticket)
+            .and_then(|g| g.waiting.get_mut(usize::from(ticket.call)));
+        waiting.is_some_and(|waiting| std::mem::replace(waiting, false))
+    }
+
+    /// Waits for a call that ended once more: it is being retried.
+    pub fn wait_again(&self, ticket: Ticket) {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(waiting) = inner
+            .of(ticket)
+            .and_then(|g| g.waiting.get_mut(usize::from(ticket.call)))
+        {
+            *waiting = true;
+        }
+    }
+
+    /// Whether a call is waited for.
+    #[must_use]
+    pub fn is_waiting(&self, ticket: Ticket) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        inner
+            .of(ticket)
+            .is_some_and(|g| g.waiting.get(usize::from(ticket.call)) == Some(&true))
+    }
+
+    /// The next answer of a fan-out.
+    pub fn next(&self, ticket: Ticket) -> Option<Completion> {
+        self.inner.borrow_mut().of(ticket)?.arrived.pop()
+    }
+
+    /// Whom to wake when an answer arrives.
+    pub fn set_waker(&self, ticket: Ticket, waker: &Waker) {
+        if let Some(gathering) = self.inner.borrow_mut().of(ticket) {
+            gathering.waker = Some(waker.clone());
+        }
+    }
+
+    /// How many fan-outs are under way.
+    #[must_use]
+    pub fn open_count(&self) -> usize {
+        let inner = self.inner.borrow();
+        inner.gatherings.len() - inner.free.len()
+    }
+
+    /// An empty buffer for an answer.
+    pub fn buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub fn recycle(&self, mut buffer: Vec<u8>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < BUFFERS_KEPT && buffer.capacity() <= BUFFER_BYTES_KEPT {
+            buffer.clear();
+            buffers.push(buffer);
+        }
+    }
+}
+
+impl Inner {
+    fn of(&mut self, ticket: Ticket) -> Option<&mut Gathering> {
+        let gathering = self.gatherings.get_mut(ticket.gathering as usize)?;
+        (gathering.generation == ticket.generation).then_some(gathering)
+    }
+}

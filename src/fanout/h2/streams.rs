@@ -1,0 +1,103 @@
+//! The open streams of one connection, by id.
+//!
+//! A client's ids follow each other, so an id is a place in a ring: no hashing, and a stream that has ended leaves 4
+//! bytes until the older ones have ended too. The streams themselves are in a slab, whose slots are used again at
+//! once. The first of the ring is the oldest open stream.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+/// The place of a stream that has ended.
+const ENDED: u32 = u32::MAX;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct Streams<S> {
+    /// The id of the first place.
+    first: u32,
+    places: VecDeque<u32>,
+    open: Slab<S>,
+}
+
+impl<S> Streams<S> {
+    pub(super) fn new(first: u32) -> Self {
+        Self {
+            first,
+            places: VecDeque::new(),
+            open: Slab::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Adds the stream of the next id.
+    pub(super) fn push(&mut self, stream: S) {
+        let slot = self.open.insert(stream);
+        self.places.push_back(u32::try_from(slot).unwrap_or(ENDED));
+    }
+
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut S> {
+        let slot = *self.places.get(self.place(id)?)?;
+        self.open.get_mut(slot as usize)
+    }
+
+    pub(super) fn remove(&mut self, id: u32) -> Option<S> {
+        let place = self.place(id)?;
+        let slot = std::mem::replace(self.places.get_mut(place)?, ENDED);
+        let stream = self.open.try_remove(slot as usize);
+        while self.places.front() == Some(&ENDED) {
+            self.places.pop_front();
+            self.first += 2;
+        }
+        stream
+    }
+
+    /// The oldest open stream.
+    pub(super) fn oldest(&self) -> Option<(u32, &S)> {
+        let slot = *self.places.front()?;
+        Some((self.first, self.open.get(slot as usize)?))
+    }
+
+    /// All open streams, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &S> {
+        self.open.iter().map(|(_, stream)| stream)
+    }
+
+    fn place(&self, id: u32) -> Option<usize> {
+        let distance = id.checked_sub(self.first)?;
+        (distance % 2 == 0).then_some(distance as usize / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Beside a map, its slow obvious twin.
+        #[test]
+        fn is_a_map(steps in prop::collection::vec((any::<bool>(), 0_u32..60), 0..200)) {
+            let (mut streams, mut map, mut next) = (Streams::new(1), BTreeMap::new(), 1);
+            for (adds, id) in steps {
+                if adds {
+                    streams.push(next);
+                    map.insert(next, next);
+                    next += 2;
+                } else {
+                    prop_assert_eq!(streams.get_mut(id).copied(), map.get(&id).copied());
+                    prop_assert_eq!(streams.remove(id), map.remove(&id));
+                }
+                prop_assert_eq!(streams.len(), map.len());
+                prop_assert_eq!(streams.oldest(), map.first_key_value().map(|(id, s)| (*id, s)));
+                prop_assert_eq!(streams.iter().sum::<u32>(), map.values().sum::<u32>());
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! HTTP/2 on the pool's connections: all calls of a shard to one DSP on as few as it allows, and frames of many calls
+//! in one write. A call only adds its frames; [`Pool::flush`] sends what has gathered.
+
+use std::cell::{Cell, RefCell};
+
+use super::{Alive, Connections, Dsp, Fate, Pool, PoolLimits, Side, Token, Wire};
+use crate::clock::Instant;
+use crate::fanout::dsp::DspOptions;
+use crate::fanout::gatherings::Ticket;
+use crate::fanout::h2::{ClientConnection, Event, Head, Refused, RequestBlock};
+use crate::fanout::{CallFailure, Outgoing, Reply};
+use crate::net::{Progress, Socket};
+
+pub(super) struct DspSide {
+    block: RequestBlock,
+    /// Connections that take calls, the oldest first; the first with room is used, so that as few as possible are.
+    takes_calls: RefCell<Vec<Token>>,
+    /// Connections that take no more calls and wait for the end of those they have. They do not count as open, so
+    /// that a DSP which says GOAWAY can be asked on; but there may be no more of them than of open ones.
+    retired: Cell<usize>,
+}
+
+/// The calls on one connection.
+pub(super) struct Conversation {
+    http: ClientConnection<Call>,
+    /// It is in the pool's list of those to flush.
+    is_listed: bool,
+    /// When bytes last came.
+    heard_at: Instant,
+    /// When a PING was sent that nothing was heard after.
+    pinged_at: Option<Instant>,
+}
+
+/// One call under way; 3.2 million of them are to be held at once, so a test bounds what each costs.
+#[derive(Debug)]
+pub(super) struct Call {
+    ticket: Ticket,
+    due_at: Instant,
+    /// Has been refused or lost once already.
+    is_retry: bool,
+    /// Taken from the gatherings' pool when the first byte comes.
+    body: Vec<u8>,
+}
+
+/// A call's end, kept until the connection it came from is no longer borrowed.
+pub(super) struct Ended {
+    call: Call,
+    result: Result<Head, CallFailure>,
+}
+
+impl DspSide {
+    pub(super) fn new(options: &DspOptions) -> Self {
+        Self {
+            block: RequestBlock::new(options),
+            takes_calls: RefCell::default(),
+            retired: Cell::new(0),
+        }
+    }
+
+    /// The connection takes no more calls. Once for each.
+    pub(super) fn strike_off(&self, dsp: &Dsp, token: Token) {
+        let mut takes_calls = self.takes_calls.borrow_mut();
+        let before = takes_calls.len();
+        takes_calls.retain(|other| *other != token);
+        if takes_calls.len() < before {
+            dsp.open.set(dsp.open.get() - 1);
+            self.retired.set(self.retired.get() + 1);
+        }
+    }
+}
+
+impl Pool {
+    pub(super) fn start_http2(
+        &self,
+        dsp: &Dsp,
+        side: &DspSide,
+        outgoing: Outgoing<'_>,
+        ticket: Ticket,
+        now: Instant,
+    ) -> Result<(), CallFailure> {
+        let token = match self.with_room(dsp, side, outgoing.body.len()) {
+            Some(token) => token,
+            None => self.converse(dsp, side, now)?,
+        };
+        let mut connections = self.connections.borrow_mut();
+        let connection = connections.alive(token).ok_or(CallFailure::Throttled)?;
+        let Wire::Http2(conversation) = &mut connection.wire else {
+            return Err(CallFailure::Throttled);
+        };
+        let call = Call {
+            ticket,
+            due_at: outgoing.due_at,
+            is_retry: outgoing.fresh,
+            body: Vec::new(),
+        };
+        conversation
+            .http
+            .start(&side.block, outgoing.body, call)
+            .map_err(|_| CallFailure::Throttled)?;
+        self.wants_flush(token, conversation);
+        Ok(())
+    }
+
+    /// A connection that takes a call with so large a body.
+    fn with_room(&self, dsp: &Dsp, side: &DspSide, body_bytes: usize) -> Option<Token> {
+        let mut connections = self.connections.borrow_mut();
+        let mut used_up = None;
+        let found = side.takes_calls.borrow().iter().copied().find(|token| {
+            let Some(Wire::Http2(conversation)) = connections.alive(*token).map(|c| &mut c.wire) else {
+                return false;
+            };
+            let room = conversation.http.has_room(body_bytes);
+            if room == Err(Refused::Retired) {
+                used_up = Some(*token);
+            }
+            room.is_ok()
+        });
+        drop(connections);
+        // Its stream ids are used up: nothing has come that would have said so.
+        if let Some(token) = used_up {
+            side.strike_off(dsp, token);
+        }
+        found
+    }
+
+    /// Opens a connection; calls can be started on it at once.
+    fn converse(&self, dsp: &Dsp, side: &DspSide, now: Instant) -> Result<Token, CallFailure> {
+        if side.retired.get() > dsp.connections_max {
+            return Err(CallFailure::Throttled);
+        }
+        let conversation = || Conversation {
+            http: ClientConnection::new(self.limits.response_bytes_max),
+            is_listed: false,
+            heard_at: now,
+            pinged_at: None,
+        };
+        let token = self.open(dsp, now, || Wire::Http2(Box::new(conversation())))?;
+        side.takes_calls.borrow_mut().push(token);
+        Ok(token)
+    }
+
+    /// Has the connection's output sent with the next flush.
+    pub(super) fn wants_flush(&self, token: Token, conversation: &mut Conversation) {
+        if conversation.is_listed || conversation.http.output().is_empty() {
+            return;
+        }
+        conversation.is_listed = true;
+        let mut unflushed = self.unflushed.borrow_mut();
+        unflushed.push(token);
+        if unflushed.len() == 1 {
+            self.has_unflushed.ring();
+        }
+    }
+
+    pub(super) fn on_http2_bytes(&self, token: Token, bytes: &[u8], now: Instant) -> Fate {
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.alive(token) else {
+            return Fate::Closes;
+        };
+        let dsp = &self.dsps[connection.dsp];
+        let Wire::Http2(conversation) = &mut connection.wire else {
+            return Fate::Closes;
+        };
+        let mut ended = self.ended.take();
+        let result = conversation.http.receive(bytes, |event| match event {
+            Event::Data { tag, bytes } => {
+                if tag.body.capacity() == 0 {
+                    tag.body = self.gatherings.buffer();
+                }
+                tag.body.extend_from_slice(bytes);
+            }
+            Event::Ended { tag, head } => ended.push(Ended {
+                call: tag,
+                result: Ok(head),
+            }),
+            Event::Failed { tag, failure } => ended.push(Ended {
+                call: tag,
+                result: Err(failure),
+            }),
+        });
+        (conversation.heard_at, conversation.pinged_at) = (now, None);
+        self.wants_flush(token, conversation);
+        let is_free = conversation.http.calls() == 0;
+        if is_free {
+            connection.since = now;
+        }
+        let is_retired = conversation.http.is_retired();
+        drop(connections);
+        if let (true, Side::Http2(side)) = (is_retired, &dsp.side) {
+            side.strike_off(dsp, token);
+        }
+        let failure = match result {
+            Err(violation) => Some(CallFailure::Protocol(violation.why)),
+            Ok(()) => (is_retired && is_free).then_some(CallFailure::Lost),
+        };
+        if let Some(failure) = failure {
+            self.close(token.index(), failure, now);
+        }
+        self.complete_all(dsp, token, ended, now);
+        if failure.is_some() {
+            Fate::Closes
+        } else {
+            Fate::Lives
+        }
+    }
+
+    pub(super) fn complete_all(&self, dsp: &Dsp, token: Token, mut ended: Vec<Ended>, now: Instant) {
+        for Ended { call, result } in ended.drain(..) {
+            let result = match result {
+                Ok(head) => self.decoded(dsp, head.gzip, call.body).map(|body| Reply {
+                    status: head.status,
+                    body,
+                    connection: token.0,
+                }),
+                Err(failure) => {
+                    self.gatherings.recycle(call.body);
+                    // There is one retry: whoever refuses twice is not asked a third time.
+                    let is_final = failure == CallFailure::Stale && call.is_retry;
+                    Err(if is_final { CallFailure::Lost } else { failure })
+                }
+            };
+            self.complete(dsp.id, call.ticket, call.due_at, result, now);
+        }
+        *self.ended.borrow_mut() = ended;
+    }
+
+    /// The connection is closed for `reason`.
+    pub(super) fn fail_http2(
+        &self,
+        dsp: &Dsp,
+        token: Token,
+        mut conversation: Conversation,
+        socket: &Socket,
+        reason: CallFailure,
+        now: Instant,
+    ) {
+        if let Side::Http2(side) = &dsp.side {
+            side.strike_off(dsp, token);
+            side.retired.set(side.retired.get() - 1);
+        }
+        let mut ended = self.ended.take();
+        conversation.http.fail_all(|call, unheard| {
+            let went_stale = unheard && reason == CallFailure::Lost;
+            let failure = if went_stale { CallFailure::Stale } else { reason };
+            ended.push(Ended {
+                call,
+                result: Err(failure),
+            });
+        });
+        if reason != CallFailure::Unreachable {
+            conversation.http.say_goodbye();
+            // Out of courtesy: it may be gone already, or take nothing.
+            let _unheard = conversation.flush(socket);
+        }
+        self.complete_all(dsp, token, ended, now);
+    }
+}
+
+impl Conversation {
+    /// Gives up calls that are long over, and tells when the whole connection is to be closed.
+    pub(super) fn too_old(
+        &mut self,
+        since: Instant,
+        now: Instant,
+        limits: &PoolLimits,
+        given_up: &mut Vec<Ended>,
+    ) -> Option<CallFailure> {
+        if self.http.calls() == 0 {
+            return (now.since(since) > limits.idle_timeout).then_some(CallFailure::Timeout);
+        }
+        // Calls are started in the order of their ids and are due in nearly that order, so the oldest tell.
+        let mut overdue = false;
+        while let Some((id, call)) = self.http.oldest()
+            && now > call.due_at.after(limits.late_drain)
+        {
+            overdue = true;
+            given_up.extend(self.http.cancel(id).map(|call| Ended {
+                call,
+                result: Err(CallFailure::Timeout),
+            }));
+        }
+        // A DSP that stalls costs its calls. One that is gone without a word would cost every call from now on.
+        match self.pinged_at {
+            Some(pinged_at) if now.since(pinged_at) > limits.late_drain => Some(CallFailure::Lost),
+            Some(_) => None,
+            None => {
+                if overdue && now.since(self.heard_at) > limits.late_drain {
+                    self.http.ping();
+                    self.pinged_at = Some(now);
+                }
+                None
+            }
+        }
+    }
+
+    pub(super) fn place_in<'a>(&self, count: &'a mut Connections) -> &'a mut usize {
+        match self.http.calls() {
+            0 => &mut count.idle,
+            _ if self.http.is_retired() => &mut count.draining,
+            _ => &mut count.busy,
+        }
+    }
+
+    /// No more calls; true when there are none now.
+    pub(super) fn retire(&mut self) -> bool {
+        self.http.retire();
+        self.http.calls() == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_flushed(&self) -> bool {
+        self.http.output().is_empty()
+    }
+
+    pub(super) fn flush(&mut self, socket: &Socket) -> std::io::Result<()> {
+        self.is_listed = false;
+        while !self.http.output().is_empty() {
+            match socket.send(self.http.output(), &[])? {
+                Progress::Moved(count) => self.http.wrote(count),
+                Progress::WouldBlock => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,485 @@
+//! Connections of one shard to its DSPs: opened as calls need them, driven by the shard's readiness set, closed when
+//! they are of no more use. What is said on them is in [`h1`] (one call at a time on each) and [`h2`] (all at once).
+//!
+//! A call that ran out of time does not cost its connection: the late answer is read, counted and dropped. A
+//! connection is closed when the rest takes too long, when anything comes that was not asked for, and whenever two
+//! readers could disagree about where an answer ends.
+
+mod h1;
+mod h2;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use super::dsp::{DspId, DspOptions, Protocol};
+use super::gatherings::{Gatherings, Ticket};
+use super::{CallFailure, Observer, Outgoing, Reply, Transport};
+use crate::clock::Instant;
+use crate::net::gzip::gunzip;
+use crate::net::{Bell, Interest, Progress, Readiness, Ready, Socket};
+
+/// Read from a socket at once: most answers are below 2 kB, and the largest allowed one takes a few turns.
+const READ_BYTES: usize = 64 << 10;
+
+/// Turns of reading one connection may have before others get theirs: a DSP that sends without end must not keep
+/// the shard. What is left is read in the next turn.
+const READS_IN_A_ROW_MAX: usize = 8;
+
+/// Limits of the pool that are not a DSP's own.
+#[derive(Debug, Clone)]
+pub struct PoolLimits {
+    /// One answer, compressed as well as decompressed.
+    pub response_bytes_max: usize,
+    /// A connect that takes longer has failed. Far above any deadline: the call that opened the connection is given
+    /// up in its own time, the connection may still serve the next.
+    pub connect_timeout: Duration,
+    /// How long after its time a late answer is still waited for before its connection is closed.
+    pub late_drain: Duration,
+    /// An unused connection is closed after this, before the DSP's own timeout (60 s is common) does it under us.
+    pub idle_timeout: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            response_bytes_max: 256 << 10,
+            connect_timeout: Duration::from_secs(1),
+            late_drain: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(50),
+        }
+    }
+}
+
+/// How many connections to a DSP are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Waiting for the handshake.
+    pub connecting: usize,
+    /// With calls that somebody waits for (HTTP/2: with calls).
+    pub busy: usize,
+    /// With a call that nobody waits for any more (HTTP/2: with calls, and taking no new ones).
+    pub draining: usize,
+    /// Free.
+    pub idle: usize,
+}
+
+/// See the module's description.
+pub struct Pool {
+    dsps: Vec<Dsp>,
+    connections: RefCell<Slab<Connection>>,
+    readiness: Rc<Readiness>,
+    gatherings: Rc<Gatherings>,
+    observer: Rc<dyn Observer>,
+    limits: PoolLimits,
+    generation: Cell<u32>,
+    scratch: RefCell<Vec<u8>>,
+    head: RefCell<Vec<u8>>,
+    /// Connections that had more to read than a turn allows.
+    unread: RefCell<Vec<Token>>,
+    /// Connections with frames that no write has been tried for.
+    unflushed: RefCell<Vec<Token>>,
+    has_unflushed: Bell,
+    /// Kept for its memory: what one read has brought to an end.
+    ended: RefCell<Vec<h2::Ended>>,
+}
+
+struct Dsp {
+    id: DspId,
+    address: SocketAddr,
+    gzip: bool,
+    connections_max: usize,
+    /// Connections that take calls or will take some again.
+    open: Cell<usize>,
+    side: Side,
+}
+
+/// What a DSP's calls need, by protocol.
+enum Side {
+    Http1(h1::DspSide),
+    Http2(h2::DspSide),
+}
+
+struct Connection {
+    generation: u32,
+    dsp: usize,
+    socket: Socket,
+    connecting: bool,
+    /// When it was opened, was last given a call (HTTP/1.1) or became free.
+    since: Instant,
+    wire: Wire,
+}
+
+/// What is said on a connection, by protocol.
+enum Wire {
+    Http1(h1::Exchange),
+    Http2(Box<h2::Conversation>),
+}
+
+/// A connection by its place and generation, so that an event for one that is gone finds nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Token(u64);
+
+impl Token {
+    fn new(index: usize, generation: u32) -> Self {
+        Self((u64::from(generation) << 32) | (index as u64 & 0xffff_ffff))
+    }
+
+    fn index(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// Whether a connection lives on after something was done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Lives,
+    Closes,
+}
+
+impl Pool {
+    /// A pool without connections; they are opened as calls need them.
+    pub fn new(
+        dsps: &[DspOptions],
+        limits: PoolLimits,
+        readiness: Rc<Readiness>,
+        gatherings: Rc<Gatherings>,
+        observer: Rc<dyn Observer>,
+    ) -> Self {
+        let dsp = |(index, options): (usize, &DspOptions)| Dsp {
+            id: DspId(u16::try_from(index).unwrap_or(u16::MAX)),
+            address: options.target.address,
+            gzip: options.gzip,
+            connections_max: options.connections_max,
+            open: Cell::new(0),
+            side: match options.protocol {
+                Protocol::Http1 => Side::Http1(h1::DspSide::new(options)),
+                Protocol::Http2 => Side::Http2(h2::DspSide::new(options)),
+            },
+        };
+        Self {
+            dsps: dsps.iter().enumerate().map(dsp).collect(),
+            connections: RefCell::default(),
+            readiness,
+            gatherings,
+            observer,
+            limits,
+            generation: Cell::new(0),
+            scratch: RefCell::new(vec![0; READ_BYTES]),
+            head: RefCell::default(),
+            unread: RefCell::default(),
+            unflushed: RefCell::default(),
+            has_unflushed: Bell::default(),
+            ended: RefCell::default(),
+        }
+    }
+
+    /// Moves every byte that can move now. Returns how many sockets had something, or `Err` when the readiness set
+    /// itself fails and the shard cannot go on.
+    ///
+    /// # Errors
+    /// As [`Readiness::take`].
+    pub fn turn(&self, now: Instant) -> std::io::Result<usize> {
+        let unread = self.unread.take();
+        for &token in &unread {
+            self.on_ready(
+                token,
+                Ready {
+                    readable: true,
+                    writable: false,
+                    closing: true,
+                },
+                now,
+            );
+        }
+        let events = self
+            .readiness
+            .take(|token, ready| self.on_ready(Token(token), ready, now))?;
+        self.flush(now);
+        Ok(events + unread.len())
+    }
+
+    /// Rings when the first call since the last [`Self::flush`] was started that is not on its way yet.
+    #[must_use]
+    pub fn has_unflushed(&self) -> &Bell {
+        &self.has_unflushed
+    }
+
+    /// Sends what calls over HTTP/2 have gathered: one write for each connection, however many calls.
+    pub fn flush(&self, now: Instant) {
+        let mut unflushed = self.unflushed.take();
+        for token in unflushed.drain(..) {
+            let sent = {
+                let mut connections = self.connections.borrow_mut();
+                match connections.alive(token) {
+                    Some(connection) if !connection.connecting => connection.flush(),
+                    _ => Ok(()),
+                }
+            };
+            if sent.is_err() {
+                self.close(token.index(), CallFailure::Lost, now);
+            }
+        }
+        // Nothing can have been added meanwhile but by a closed connection's retries, which come later.
+        let mut added = self.unflushed.borrow_mut();
+        if added.is_empty() {
+            *added = unflushed;
+        }
+    }
+
+    /// Closes what has grown too old. To be called about once a second.
+    pub fn sweep(&self, now: Instant) {
+        let (mut old, mut given_up) = (Vec::new(), Vec::new());
+        for (index, connection) in self.connections.borrow_mut().iter_mut() {
+            let too_old = match &mut connection.wire {
+                _ if connection.connecting => (now.since(connection.since) > self.limits.connect_timeout)
+                    .then_some(CallFailure::Unreachable),
+                Wire::Http1(exchange) => exchange.too_old(connection.since, now, &self.limits),
+                Wire::Http2(conversation) => {
+                    let token = Token::new(index, connection.generation);
+                    let mut calls = Vec::new();
+                    let too_old = conversation.too_old(connection.since, now, &self.limits, &mut calls);
+                    self.wants_flush(token, conversation);
+                    given_up.push((connection.dsp, token, calls));
+                    too_old
+                }
+            };
+            old.extend(too_old.map(|reason| (index, reason)));
+        }
+        for (dsp, token, calls) in given_up {
+            self.complete_all(&self.dsps[dsp], token, calls, now);
+        }
+        for (index, reason) in old {
+            self.close(index, reason, now);
+        }
+    }
+
+    /// The state of every DSP's connections, by [`DspId`].
+    pub fn count_connections(&self, counts: &mut Vec<Connections>) {
+        counts.clear();
+        counts.resize(self.dsps.len(), Connections::default());
+        for (_, connection) in self.connections.borrow().iter() {
+            let count = &mut counts[connection.dsp];
+            let place = match &connection.wire {
+                _ if connection.connecting => &mut count.connecting,
+                Wire::Http1(exchange) => exchange.place_in(count, &self.gatherings),
+                Wire::Http2(conversation) => conversation.place_in(count),
+            };
+            *place += 1;
+        }
+    }
+
+    /// Connects to a DSP; what is said on the connection is sent when that has succeeded.
+    fn open(&self, dsp: &Dsp, now: Instant, wire: impl FnOnce() -> Wire) -> Result<Token, CallFailure> {
+        if dsp.open.get() >= dsp.connections_max {
+            return Err(CallFailure::Throttled);
+        }
+        let socket = Socket::connect(dsp.address).map_err(|_| CallFailure::Unreachable)?;
+        self.generation.set(self.generation.get().wrapping_add(1));
+        let generation = self.generation.get();
+        let mut connections = self.connections.borrow_mut();
+        let entry = connections.vacant_entry();
+        let token = Token::new(entry.key(), generation);
+        self.readiness
+            .watch(socket.as_fd(), token.0, Interest::ReadWrite)
+            .map_err(|_| CallFailure::Unreachable)?;
+        entry.insert(Connection {
+            generation,
+            dsp: dsp.id.index(),
+            socket,
+            connecting: true,
+            since: now,
+            wire: wire(),
+        });
+        dsp.open.set(dsp.open.get() + 1);
+        Ok(token)
+    }
+
+    fn on_ready(&self, token: Token, ready: Ready, now: Instant) {
+        let index = token.index();
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.alive(token) else {
+            return;
+        };
+        if connection.connecting && (ready.writable || ready.closing) {
+            if connection.socket.connected().is_err() {
+                drop(connections);
+                return self.close(index, CallFailure::Unreachable, now);
+            }
+            connection.connecting = false;
+        }
+        if ready.writable && connection.flush().is_err() {
+            drop(connections);
+            return self.close(index, CallFailure::Lost, now);
+        }
+        drop(connections);
+        if ready.readable {
+            self.read(token, ready.closing, now);
+        }
+    }
+
+    fn read(&self, token: Token, closing: bool, now: Instant) {
+        let mut scratch = self.scratch.borrow_mut();
+        for _ in 0..READS_IN_A_ROW_MAX {
+            let (received, speaks) = {
+                let mut connections = self.connections.borrow_mut();
+                let Some(connection) = connections.alive(token) else {
+                    return;
+                };
+                let speaks = match connection.wire {
+                    Wire::Http1(_) => Protocol::Http1,
+                    Wire::Http2(_) => Protocol::Http2,
+                };
+                (connection.socket.receive(&mut scratch), speaks)
+            };
+            match received {
+                Ok(Progress::WouldBlock) => return,
+                Ok(Progress::Moved(0)) => return self.on_end(token.index(), now),
+                Err(_) => return self.close(token.index(), CallFailure::Lost, now),
+                Ok(Progress::Moved(count)) => {
+                    let bytes = &scratch[..count];
+                    let fate = match speaks {
+                        Protocol::Http1 => self.on_http1_bytes(token.index(), bytes, now),
+                        Protocol::Http2 => self.on_http2_bytes(token, bytes, now),
+                    };
+                    if fate == Fate::Closes {
+                        return;
+                    }
+                    // Edge-triggered: fewer bytes than asked for means that there are no more, and new ones make a
+                    // new event. After the peer's end there will be no more events, so read until it shows.
+                    if count < scratch.len() && !closing {
+                        return;
+                    }
+                }
+            }
+        }
+        self.unread.borrow_mut().push(token);
+    }
+
+    /// The DSP has closed its side.
+    fn on_end(&self, index: usize, now: Instant) {
+        if !self.ends_http1_answer(index, now) {
+            self.close(index, CallFailure::Lost, now);
+        }
+    }
+
+    fn decoded(&self, dsp: &Dsp, gzipped: bool, body: Vec<u8>) -> Result<Vec<u8>, CallFailure> {
+        if !gzipped || body.is_empty() {
+            return Ok(body);
+        }
+        if !dsp.gzip {
+            return Err(CallFailure::BadEncoding);
+        }
+        let mut plain = self.gatherings.buffer();
+        let result = gunzip(&body, &mut plain, self.limits.response_bytes_max);
+        self.gatherings.recycle(body);
+        match result {
+            Ok(()) => Ok(plain),
+            Err(crate::net::gzip::GunzipError::TooLarge(_)) => Err(CallFailure::TooLarge),
+            Err(crate::net::gzip::GunzipError::Corrupt) => Err(CallFailure::BadEncoding),
+        }
+    }
+
+    /// Closes a connection; its calls, if it has any, failed for `reason`.
+    fn close(&self, index: usize, reason: CallFailure, now: Instant) {
+        let Some(connection) = self.connections.borrow_mut().try_remove(index) else {
+            return;
+        };
+        let dsp = &self.dsps[connection.dsp];
+        let token = Token::new(index, connection.generation);
+        match connection.wire {
+            Wire::Http1(exchange) => {
+                dsp.open.set(dsp.open.get() - 1);
+                self.fail_http1(dsp, exchange, reason, now);
+            }
+            Wire::Http2(conversation) => {
+                self.fail_http2(dsp, token, *conversation, &connection.socket, reason, now);
+            }
+        }
+    }
+
+    fn complete(
+        &self,
+        dsp: DspId,
+        ticket: Ticket,
+        due_at: Instant,
+        result: Result<Reply, CallFailure>,
+        now: Instant,
+    ) {
+        let answered = result.is_ok();
+        let wanted = self.gatherings.complete(ticket, now, result);
+        if answered && !wanted {
+            self.observer.late(dsp, now.since(due_at));
+        }
+    }
+}
+
+impl Transport for Pool {
+    fn start(&self, outgoing: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
+        let dsp = &self.dsps[outgoing.dsp.index()];
+        match &dsp.side {
+            Side::Http1(side) => self.start_http1(dsp, side, outgoing, ticket, now),
+            Side::Http2(side) => self.start_http2(dsp, side, outgoing, ticket, now),
+        }
+    }
+
+    fn distrust(&self, connection: u64) {
+        let token = Token(connection);
+        let mut connections = self.connections.borrow_mut();
+        let Some(connection) = connections.alive(token) else {
+            return;
+        };
+        let is_free = match &mut connection.wire {
+            Wire::Http1(exchange) => exchange.distrust(),
+            Wire::Http2(conversation) => conversation.retire(),
+        };
+        let (dsp, since) = (&self.dsps[connection.dsp], connection.since);
+        drop(connections);
+        if is_free {
+            self.close(token.index(), CallFailure::Lost, since);
+        } else if let Side::Http2(side) = &dsp.side {
+            side.strike_off(dsp, token);
+        }
+    }
+}
+
+/// Finds a connection if it is still the one that was meant.
+trait Alive {
+    fn alive(&mut self, token: Token) -> Option<&mut Connection>;
+}
+
+impl Alive for Slab<Connection> {
+    fn alive(&mut self, token: Token) -> Option<&mut Connection> {
+        self.get_mut(token.index())
+            .filter(|connection| connection.generation == token.generation())
+    }
+}
+
+impl Connection {
+    /// Sends what the kernel has not taken yet.
+    fn flush(&mut self) -> std::io::Result<()> {
+        match &mut self.wire {
+            Wire::Http1(exchange) => exchange.flush(&self.socket),
+            Wire::Http2(conversation) => conversation.flush(&self.socket),
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("connections", &self.connections.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! The seam between asking and the wire: a pool of connections in production, a simulated network in the tests.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{CallFailure, DspId, Ticket};
+use crate::clock::Instant;
+
+/// Carries calls to DSPs and completes each started one exactly once into its `Gatherings`.
+pub trait Transport {
+    /// Starts a call. `Ok` promises one completion under `ticket`, now or later, wanted by then or not.
+    ///
+    /// # Errors
+    /// When the call could not even be started; nothing follows then.
+    fn start(&self, call: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure>;
+
+    /// The answer of this connection was not the one to the question (its id is another's): whatever else comes
+    /// on it cannot be trusted, so it is closed.
+    fn distrust(&self, connection: u64);
+}
+
+impl<T: Transport + ?Sized> Transport for Rc<T> {
+    fn start(&self, call: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
+        (**self).start(call, ticket, now)
+    }
+
+    fn distrust(&self, connection: u64) {
+        (**self).distrust(connection);
+    }
+}
+
+/// One request on its way out.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// To whom.
+    pub dsp: DspId,
+    /// Encoded as the DSP wants it.
+    pub body: &'a [u8],
+    /// When an answer is of no more use.
+    pub due_at: Instant,
+    /// Only on a new connection.
+    pub fresh: bool,
+}
+
+/// One response as it came in.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body, decompressed, in a buffer of the gatherings' pool.
+    pub body: Vec<u8>,
+    /// Names the connection for [`Transport::distrust`].
+    pub connection: u64,
+}
+
+/// Is told what no orchestration waits for any more.
+pub trait Observer {
+    /// An answer of `dsp` was complete `late` after its time.
+    fn late(&self, dsp: DspId, late: Duration);
+}

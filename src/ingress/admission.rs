@@ -1,0 +1,76 @@
+//! How much a shard takes on: past its limit it answers at once instead of queueing.
+
+use std::cell::Cell;
+
+use super::Load;
+
+/// Counts what is under way on a shard.
+#[derive(Debug)]
+pub(super) struct Admission {
+    in_flight: Cell<usize>,
+    in_flight_max: usize,
+    connections: Cell<usize>,
+}
+
+impl Admission {
+    pub(super) fn new(in_flight_max: usize) -> Self {
+        Self {
+            in_flight: Cell::new(0),
+            in_flight_max,
+            connections: Cell::new(0),
+        }
+    }
+
+    /// A place for one orchestration, given back when dropped; `None` when all are taken.
+    pub(super) fn enter(&self) -> Option<Place<'_>> {
+        (self.in_flight.get() < self.in_flight_max).then(|| Place::take(&self.in_flight))
+    }
+
+    /// Counts a connection until dropped.
+    pub(super) fn connection(&self) -> Place<'_> {
+        Place::take(&self.connections)
+    }
+
+    pub(super) fn load(&self) -> Load {
+        Load {
+            in_flight: self.in_flight.get(),
+            connections: self.connections.get(),
+        }
+    }
+}
+
+/// One place taken.
+#[derive(Debug)]
+pub(super) struct Place<'a>(&'a Cell<usize>);
+
+impl<'a> Place<'a> {
+    fn take(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn admits_up_to_the_limit_and_again_when_a_place_is_free() {
+        let admission = Admission::new(2);
+        let first = admission.enter();
+        let second = admission.enter();
+        assert!(first.is_some() && second.is_some());
+        assert!(admission.enter().is_none(), "one past the limit");
+        drop(first);
+        assert_eq!(admission.load().in_flight, 1);
+        assert!(admission.enter().is_some());
+        let _connection = admission.connection();
+        assert_eq!(admission.load().connections, 1);
+    }
+}

@@ -1,0 +1,118 @@
+//! Whom to ask, until when, with which bytes; and the currency the auction is held in.
+
+use bumpalo::Bump;
+use bumpalo::collections::Vec as ArenaVec;
+
+use super::Orchestrator;
+use crate::clock::Instant;
+use crate::fanout::{Call, DspId, Transport};
+use crate::money::Currency;
+use crate::openrtb::codes::NoBidReason;
+use crate::openrtb::{BidRequest, Splice};
+
+/// A DSP is not asked when it would have less than this: no bidder answers over a network in a millisecond, and
+/// `tmax` has no smaller unit.
+const DSP_NANOS_MIN: u128 = 1_000_000;
+
+/// What is going to be done about one bid request.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    /// A call per DSP.
+    pub(super) calls: &'a [Call<'a>],
+    /// What the auction is held in.
+    pub(super) currency: Currency,
+    /// What bids may be in, by its code: looked up once, not for each answer.
+    pub(super) bid_currencies: &'a [(&'a str, Currency)],
+}
+
+impl<T: Transport> Orchestrator<T> {
+    /// # Errors
+    /// Why nobody is asked.
+    pub(super) fn plan<'a>(
+        &self,
+        request: &BidRequest<'a>,
+        arrival: Instant,
+        arena: &'a Bump,
+    ) -> Result<Plan<'a>, NoBidReason> {
+        let currency = self
+            .auction_currency(request)
+            .ok_or(NoBidReason::TechnicalError)?;
+        let bid_currencies = bid_currencies(request, currency, arena);
+        let now = self.timers.now();
+        let deadline = self.deadline(request, arrival);
+        let splice = Splice::new(request);
+        let mut bodies: ArenaVec<'_, (u32, &[u8])> = ArenaVec::new_in(arena);
+        let mut calls = ArenaVec::with_capacity_in(self.fanout.dsps().len(), arena);
+        for (index, dsp) in self.fanout.dsps().iter().enumerate() {
+            let due_at = now.after(dsp.timeout).min(deadline);
+            let left = due_at.since(now).as_nanos();
+            if left < DSP_NANOS_MIN {
+                continue;
+            }
+            let tmax_ms = u32::try_from(left / 1_000_000).unwrap_or(u32::MAX);
+            let known = bodies
+                .iter()
+                .find(|(tmax, _)| *tmax == tmax_ms)
+                .map(|(_, body)| *body);
+            let body = known.unwrap_or_else(|| {
+                let body = splice.encode(tmax_ms, arena);
+                bodies.push((tmax_ms, body));
+                body
+            });
+            calls.push(Call {
+                dsp: DspId(u16::try_from(index).unwrap_or(u16::MAX)),
+                body,
+                due_at,
+            });
+        }
+        if calls.is_empty() {
+            return Err(NoBidReason::InsufficientTime);
+        }
+        Ok(Plan {
+            calls: calls.into_bump_slice(),
+            currency,
+            bid_currencies,
+        })
+    }
+
+    /// Arrival, and the smaller of what the SSP leaves us and our own cap.
+    fn deadline(&self, request: &BidRequest<'_>, arrival: Instant) -> Instant {
+        let cap = self.options.deadline;
+        let allowed = request.tmax_ms.map_or(cap, |tmax_ms| {
+            let tmax = std::time::Duration::from_millis(u64::from(tmax_ms));
+            tmax.saturating_sub(self.options.tmax_margin).min(cap)
+        });
+        arrival.after(allowed)
+    }
+
+    /// The exchange's own currency if the SSP takes it, else the first of the SSP's that it can be converted to: an
+    /// answer in a currency that the SSP did not allow could not be sold on.
+    fn auction_currency(&self, request: &BidRequest<'_>) -> Option<Currency> {
+        let own = self.options.currency;
+        if request.cur.is_empty() || request.cur.contains(&own.as_str()) {
+            return Some(own);
+        }
+        let named = request
+            .cur
+            .iter()
+            .filter_map(|code| Currency::from_bytes(code.as_bytes()));
+        named
+            .into_iter()
+            .find(|&currency| self.options.rates.rate(own, currency).is_some())
+    }
+}
+
+/// What the SSP allows, without what is no currency; where it leaves that open, the auction's own.
+fn bid_currencies<'a>(
+    request: &BidRequest<'a>,
+    auction: Currency,
+    arena: &'a Bump,
+) -> &'a [(&'a str, Currency)] {
+    if request.cur.is_empty() {
+        return arena.alloc_slice_copy(&[(auction.as_str(), auction)]);
+    }
+    let mut known = ArenaVec::with_capacity_in(request.cur.len(), arena);
+    let named = request.cur.iter();
+    known.extend(named.filter_map(|code| Some((*code, Currency::from_bytes(code.as_bytes())?))));
+    known.into_bump_slice()
+}

@@ -1,0 +1,166 @@
+//! Sells each imp of a request, and keeps the promise of groups: all of a group's bids win, or none.
+
+use bumpalo::Bump;
+use bumpalo::collections::Vec as ArenaVec;
+
+use super::Orchestrator;
+use super::offers::{OfferFor, Offers};
+use super::plan::Plan;
+use crate::auction::{self, AuctionType, DealTerms, Floor, ImpTerms, Verdict, tie_seed};
+use crate::fanout::Transport;
+use crate::money::decimal::parse_micros;
+use crate::money::{Cpm, Currency, Money, Rounding};
+use crate::openrtb::codes::LossReason;
+use crate::openrtb::{self, BidRequest, Imp, NumberText};
+use crate::telemetry::Rounded;
+
+/// What became of every offer, and what each winner pays.
+#[derive(Debug)]
+pub(super) struct Sales<'a> {
+    /// In the order of the imps: the winning offer's position in the list, and its clearing price.
+    pub(super) won: ArenaVec<'a, (usize, Cpm)>,
+    /// By offer.
+    pub(super) verdicts: &'a mut [Verdict],
+}
+
+impl<T: Transport> Orchestrator<T> {
+    pub(super) fn sell_each_imp<'a>(
+        &self,
+        request: &BidRequest<'a>,
+        plan: &Plan<'a>,
+        offers: &Offers<'a>,
+        arena: &'a Bump,
+    ) -> Sales<'a> {
+        let mut terms = ArenaVec::with_capacity_in(request.imps.len(), arena);
+        terms.extend(
+            request
+                .imps
+                .iter()
+                .map(|imp| self.terms(request, imp, plan.currency, arena)),
+        );
+        let out = arena.alloc_slice_fill_copy(offers.list.len(), false);
+        loop {
+            let sales = self.sell_all(&terms, &offers.list, out, arena);
+            // A group that would win only in part leaves as a whole, and the rest is sold anew. Each round takes out
+            // at least one group, so this ends.
+            if !take_out_broken_groups(&offers.list, sales.verdicts, out) {
+                return sales;
+            }
+        }
+    }
+
+    fn sell_all<'a>(
+        &self,
+        terms: &[ImpTerms<'a>],
+        offers: &[OfferFor<'a>],
+        out: &[bool],
+        arena: &'a Bump,
+    ) -> Sales<'a> {
+        // What was taken out lost for its group's sake.
+        let verdicts = arena.alloc_slice_fill_copy(offers.len(), Verdict::Lost(LossReason::LostToHigherBid));
+        let mut won = ArenaVec::new_in(arena);
+        for (imp, terms) in terms.iter().enumerate() {
+            let mut positions = ArenaVec::with_capacity_in(offers.len(), arena);
+            let here = offers
+                .iter()
+                .enumerate()
+                .filter(|(position, offer)| offer.imp == imp && !out[*position]);
+            positions.extend(here.map(|(position, _)| position));
+            let mut candidates = ArenaVec::with_capacity_in(positions.len(), arena);
+            candidates.extend(positions.iter().map(|&position| offers[position].offer));
+            let sale = auction::sell(terms, &candidates, &self.options.rules, arena);
+            for (&position, &verdict) in positions.iter().zip(sale.verdicts) {
+                verdicts[position] = verdict;
+            }
+            won.extend(
+                sale.winner
+                    .map(|winner| (positions[winner.offer], winner.clearing)),
+            );
+        }
+        Sales { won, verdicts }
+    }
+
+    fn terms<'a>(
+        &self,
+        request: &BidRequest<'a>,
+        imp: &Imp<'a>,
+        currency: Currency,
+        arena: &'a Bump,
+    ) -> ImpTerms<'a> {
+        let mut deals = ArenaVec::with_capacity_in(imp.deals.len(), arena);
+        deals.extend(imp.deals.iter().map(|deal| DealTerms {
+            id: deal.id,
+            floor: self.floor(deal.floor, deal.floor_cur, currency),
+            auction_type: deal.at.map(auction_type),
+            guaranteed: deal.guaranteed,
+            wseat: deal.wseat,
+            wadomain: deal.wadomain,
+        }));
+        ImpTerms {
+            floor: self.floor(imp.floor, imp.floor_cur, currency),
+            auction_type: auction_type(request.at),
+            private: imp.private_auction,
+            deals: deals.into_bump_slice(),
+            wseat: request.wseat,
+            bseat: request.bseat,
+            tie_seed: tie_seed(request.id, imp.id),
+        }
+    }
+
+    /// A floor in the auction's currency; one that cannot be brought there is unknown, never zero.
+    fn floor(&self, text: Option<NumberText<'_>>, cur: Option<&str>, to: Currency) -> Floor {
+        let Some(text) = text else {
+            return Floor::Known(Cpm::ZERO);
+        };
+        let Ok(floor) = parse_micros(text.as_bytes(), Rounding::Up) else {
+            return Floor::Unknown;
+        };
+        if !floor.exact {
+            self.recorder.rounded(Rounded::Floor);
+        }
+        if floor.micros == 0 {
+            // Nothing is nothing in every currency, known or not.
+            return Floor::Known(Cpm::ZERO);
+        }
+        let converted = match cur.filter(|cur| !cur.is_empty()) {
+            None => Some(Currency::USD),
+            Some(code) => Currency::from_bytes(code.as_bytes()),
+        }
+        .map(|currency| Money {
+            micros: floor.micros,
+            currency,
+        })
+        .and_then(|floor| self.options.rates.convert(floor, to, Rounding::Up).ok());
+        converted
+            .and_then(|(micros, _rate)| Cpm::from_micros(micros))
+            .map_or(Floor::Unknown, Floor::Known)
+    }
+}
+
+fn auction_type(at: openrtb::AuctionType) -> AuctionType {
+    match at {
+        openrtb::AuctionType::FirstPrice => AuctionType::FirstPrice,
+        openrtb::AuctionType::FixedPrice => AuctionType::FixedPrice,
+        openrtb::AuctionType::SecondPrice | openrtb::AuctionType::Exchange(_) => AuctionType::SecondPrice,
+    }
+}
+
+/// Takes out every group of which some but not all bids won. Returns whether there was one.
+fn take_out_broken_groups(offers: &[OfferFor<'_>], verdicts: &[Verdict], out: &mut [bool]) -> bool {
+    let mut broken = false;
+    for (position, offer) in offers.iter().enumerate() {
+        let Some(group) = offer.group else { continue };
+        let in_group = |(_, other): &(usize, &OfferFor<'_>)| {
+            other.group == Some(group) && other.offer.dsp == offer.offer.dsp
+        };
+        let won = |(position, _): (usize, &OfferFor<'_>)| verdicts[position] == Verdict::Won;
+        let lost = verdicts[position] != Verdict::Won && !out[position];
+        if lost && offers.iter().enumerate().filter(in_group).any(won) {
+            for (member, _) in offers.iter().enumerate().filter(in_group) {
+                out[member] = true;
+            }
+            broken = true;
+        }
+    }
+    broken
+}

@@ -1,0 +1,215 @@
+//! From a checked configuration to what shards are made of.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::Prepared;
+use crate::auction::{FloorRule, Rules};
+use crate::config::{self, Config, NoBidAnswer, Shards};
+use crate::fanout::{DspOptions, EndpointError, PoolLimits, Protocol, Target};
+use crate::ingress;
+use crate::money::{Cpm, Currency, RateTable, rates::RateError};
+use crate::openrtb::Validation;
+use crate::orchestration;
+use crate::shard::{Blueprint, CoreError, choose_cores};
+use crate::telemetry::Roster;
+
+/// One thing that stands in the way of starting, though the configuration is well-formed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A DSP's host name.
+    #[error("dsp {dsp}: {source}")]
+    Endpoint {
+        /// Its name.
+        dsp: String,
+        /// What is wrong.
+        source: EndpointError,
+    },
+    /// A DSP wants what is not built.
+    #[error("dsp {dsp}: {what} is not built yet")]
+    Unsupported {
+        /// Its name.
+        dsp: String,
+        /// What it wants.
+        what: &'static str,
+    },
+    /// A currency or rate.
+    #[error("auction.{key}: {message}")]
+    Money {
+        /// The key.
+        key: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A member to require.
+    #[error("validation.require: {0}")]
+    Validation(#[from] crate::openrtb::UnknownMember),
+    /// Pinning.
+    #[error("server.cores: {0}")]
+    Cores(#[from] CoreError),
+}
+
+/// All that stands in the way, a line each.
+#[derive(Debug)]
+pub struct StartErrors(Vec<StartError>);
+
+impl fmt::Display for StartErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for StartErrors {}
+
+pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
+    let mut errors = Vec::new();
+    let mut note = |error| errors.push(error);
+    let dsps: Vec<_> = config
+        .dsps()
+        .iter()
+        .filter_map(|dsp| dsp_options(dsp, &mut note))
+        .collect();
+    let currency = currency(config, &mut note);
+    let rates = rates(config, &mut note);
+    let increment = increment(config, &mut note);
+    let validation = Validation::requiring(&config.validation().require)
+        .map_err(|e| note(e.into()))
+        .ok();
+    let server = config.server();
+    let shards = match server.shards {
+        Shards::Auto => None,
+        Shards::Count(count) => Some(count),
+    };
+    let cores = choose_cores(shards, &server.cores)
+        .map_err(|e| note(e.into()))
+        .ok();
+    let (Some(currency), Some(rates), Some(increment), Some(validation), Some(cores), true) =
+        (currency, rates, increment, validation, cores, errors.is_empty())
+    else {
+        return Err(StartErrors(errors));
+    };
+    let auction = config.auction();
+    let names = config.dsps().iter().map(|dsp| dsp.name.clone()).collect();
+    let floor_rule = match auction.floor_rule {
+        config::FloorRule::AtOrAbove => FloorRule::AtOrAbove,
+        config::FloorRule::Above => FloorRule::Above,
+    };
+    let blueprint = Blueprint {
+        ingress: ingress::Options {
+            in_flight_max: server.max_in_flight,
+            request_bytes_max: server.max_request_bytes,
+            read_timeout: server.read_timeout,
+            idle_timeout: server.idle_timeout,
+            error_body: config.response().error_body,
+        },
+        orchestration: orchestration::Options {
+            deadline: auction.deadline,
+            tmax_margin: auction.tmax_margin,
+            currency,
+            rates: Arc::new(rates),
+            rules: Rules {
+                floor_rule,
+                increment,
+                prefer_deals: auction.prefer_deals,
+            },
+            validation,
+            writes_no_bid: config.response().no_bid == NoBidAnswer::WithReason,
+        },
+        dsps,
+        pool: PoolLimits {
+            response_bytes_max: server.max_response_bytes,
+            ..PoolLimits::default()
+        },
+        epoch_max: config.fanout().epoch_max,
+        drain: server.drain,
+    };
+    Ok(Prepared {
+        blueprint: Arc::new(blueprint),
+        roster: Arc::new(Roster::new(names, currency.as_str())),
+        cores,
+        listen: server.listen,
+        admin: server.admin,
+        effective_toml: config.effective_toml().to_owned(),
+    })
+}
+
+fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> Option<DspOptions> {
+    let unsupported = match (dsp.https, dsp.qps) {
+        (true, _) => Some("https"),
+        (_, Some(_)) => Some("qps"),
+        (false, None) => None,
+    };
+    if let Some(what) = unsupported {
+        note(StartError::Unsupported {
+            dsp: dsp.name.clone(),
+            what,
+        });
+        return None;
+    }
+    let protocol = match dsp.protocol {
+        config::Protocol::H2 => Protocol::Http2,
+        // Negotiated only in TLS.
+        config::Protocol::H1 | config::Protocol::Negotiated => Protocol::Http1,
+    };
+    let target = match Target::resolve(&dsp.host, dsp.port, &dsp.path) {
+        Ok(target) => target,
+        Err(source) => {
+            note(StartError::Endpoint {
+                dsp: dsp.name.clone(),
+                source,
+            });
+            return None;
+        }
+    };
+    Some(DspOptions {
+        name: dsp.name.clone(),
+        target,
+        protocol,
+        timeout: dsp.timeout,
+        connections_max: dsp.max_connections,
+        gzip: dsp.gzip,
+    })
+}
+
+fn currency(config: &Config, note: &mut impl FnMut(StartError)) -> Option<Currency> {
+    let code = &config.auction().currency;
+    let currency = Currency::from_bytes(code.as_bytes());
+    if currency.is_none() {
+        note(StartError::Money {
+            key: "currency",
+            message: format!("{code:?} is not an ISO 4217 currency"),
+        });
+    }
+    currency
+}
+
+fn rates(config: &Config, note: &mut impl FnMut(StartError)) -> Option<RateTable> {
+    let given = config
+        .rates()
+        .rates
+        .iter()
+        .map(|rate| (rate.from.as_str(), rate.to.as_str(), rate.rate.as_str()));
+    let complain = |error: RateError| StartError::Money {
+        key: "rates_file",
+        message: error.to_string(),
+    };
+    RateTable::new(given)
+        .map_err(|errors| errors.into_iter().map(complain).for_each(note))
+        .ok()
+}
+
+fn increment(config: &Config, note: &mut impl FnMut(StartError)) -> Option<Cpm> {
+    let increment = Cpm::from_micros(config.auction().increment_micros);
+    if increment.is_none() {
+        let message = "must not be negative".to_owned();
+        note(StartError::Money {
+            key: "increment_micros",
+            message,
+        });
+    }
+    increment
+}

@@ -1,0 +1,301 @@
+//! The words a metric's labels may hold. Everything here is a closed list, so that no traffic can grow the
+//! number of time series.
+
+use std::array;
+
+/// Declares a label's closed list of values once: the enum, its text, and how many there are.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in the order in which it is rendered.
+            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$variant),+];
+
+            /// The label's value as text.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+        }
+
+        impl Labelled for $name {
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label_values! {
+    /// Where in its life a bid request spent time. Each is named after the module or function that does the
+    /// work, so that a metric tells which file to open.
+    Stage {
+        /// Deciding whether there is room for it.
+        Admit = "admit",
+        /// Reading the body from the SSP.
+        Read = "read",
+        /// JSON to a valid bid request.
+        Parse = "parse",
+        /// Choosing DSPs and what to send them.
+        Plan = "plan",
+        /// From the first DSP call sent to the last answer taken.
+        Fanout = "fanout",
+        /// DSP answers to offers, all of a bid request together. Part of `fanout`.
+        Offers = "offers",
+        /// Offers to winners and clearing prices.
+        Auction = "auction",
+        /// Writing the bid response.
+        Write = "write",
+        /// From arrival to the answer handed to the socket.
+        Total = "total",
+    }
+}
+
+label_values! {
+    /// How one call to one DSP ended. Every call ends in exactly one of these.
+    DspOutcome {
+        /// Answered with at least one bid.
+        Bid = "bid",
+        /// Answered that it does not bid: an answer, not an error.
+        NoBid = "no_bid",
+        /// Did not answer before the deadline.
+        Timeout = "timeout",
+        /// The connection failed, or the status was not one of a bid response.
+        Error = "error",
+        /// Answered with something that is not a valid bid response.
+        Invalid = "invalid",
+        /// Not called: its rate limit is used up.
+        Throttled = "throttled",
+        /// Not called: its breaker is open.
+        OpenBreaker = "open_breaker",
+    }
+}
+
+label_values! {
+    /// What became of one bid.
+    BidResult {
+        /// It is in the bid response.
+        Won = "won",
+        /// It was eligible or could have been, and lost for a reason that `losses_total` counts.
+        Lost = "lost",
+        /// It was not a bid that can be compared: no such imp, no readable price.
+        Invalid = "invalid",
+    }
+}
+
+label_values! {
+    /// Why a bid request was refused before it was read.
+    ShedReason {
+        /// The shard holds as many orchestrations as it may.
+        InFlight = "in_flight",
+        /// The shard's memory for orchestrations is used up.
+        Memory = "memory",
+        /// The shard is so far behind that the answer would come too late.
+        QueueDelay = "queue_delay",
+        /// The process is draining.
+        Draining = "draining",
+    }
+}
+
+label_values! {
+    /// An amount with more than six decimals, which was rounded on its way in.
+    Rounded {
+        /// A bid's price, toward zero: nobody pays more than offered.
+        Bid = "bid",
+        /// A floor, up: nobody sells below it.
+        Floor = "floor",
+    }
+}
+
+label_values! {
+    /// How far a panic got before it was caught.
+    PanicLayer {
+        /// It cost one bid request.
+        Request = "request",
+        /// It cost a shard with all it had in flight.
+        Shard = "shard",
+    }
+}
+
+label_values! {
+    /// What an open connection is doing.
+    ConnectionState {
+        /// At least one request on it waits for its answer.
+        Active = "active",
+        /// Open and unused.
+        Idle = "idle",
+        /// Waits for an answer that nobody needs any more, so that it can be used again.
+        Parked = "parked",
+    }
+}
+
+/// The HTTP statuses that are counted by number, most frequent first; any other counts as `other`.
+const STATUSES: [u16; 12] = [200, 204, 503, 400, 404, 405, 408, 411, 413, 415, 431, 500];
+
+/// A closed list of label values that can index an array.
+pub(super) trait Labelled: Copy {
+    fn index(self) -> usize;
+}
+
+/// One counter per label value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts<const N: usize>([u64; N]);
+
+impl<const N: usize> Counts<N> {
+    pub(super) fn add_one(&mut self, label: impl Labelled) {
+        self.add(label, 1);
+    }
+
+    pub(super) fn add(&mut self, label: impl Labelled, n: u64) {
+        self.0[label.index()] += n;
+    }
+
+    pub(super) fn set(&mut self, label: impl Labelled, n: u64) {
+        self.0[label.index()] = n;
+    }
+
+    pub(super) fn get(&self, label: impl Labelled) -> u64 {
+        self.0[label.index()]
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+}
+
+impl<const N: usize> Default for Counts<N> {
+    fn default() -> Self {
+        Self(array::from_fn(|_| 0))
+    }
+}
+
+/// Answers to the SSP, by HTTP status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct StatusCounts {
+    known: [u64; STATUSES.len()],
+    other: u64,
+}
+
+impl StatusCounts {
+    pub(super) fn add_one(&mut self, status: u16) {
+        match STATUSES.iter().position(|&known| known == status) {
+            Some(index) => self.known[index] += 1,
+            None => self.other += 1,
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.known.iter_mut().zip(other.known) {
+            *mine += theirs;
+        }
+        self.other += other.other;
+    }
+
+    /// Every status that is counted by number, answered or not, and last the rest as `None`.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
+        STATUSES
+            .into_iter()
+            .map(Some)
+            .zip(self.known)
+            .chain([(None, self.other)])
+    }
+}
+
+/// Reason codes kept at once. OpenRTB names 32 loss reasons and 35 non-bid statuses, of which one exchange
+/// uses about a dozen; codes from 500 (non-bid) and 1000 (loss) on are free to anybody, hence the limit.
+const CODES_MAX: usize = 48;
+
+/// How often each of OpenRTB's numeric reason codes was given. Past [`CODES_MAX`] different codes the rest is
+/// counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CodeCounts {
+    codes: [u16; CODES_MAX],
+    counts: [u64; CODES_MAX],
+    used: usize,
+    other: u64,
+}
+
+impl CodeCounts {
+    pub(super) fn add_one(&mut self, code: u16) {
+        self.add(code, 1);
+    }
+
+    pub(super) fn add(&mut self, code: u16, n: u64) {
+        if let Some(index) = self.codes[..self.used].iter().position(|&known| known == code) {
+            self.counts[index] += n;
+        } else if self.used < CODES_MAX {
+            self.codes[self.used] = code;
+            self.counts[self.used] = n;
+            self.used += 1;
+        } else {
+            self.other += n;
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        for (&code, &n) in other.codes[..other.used].iter().zip(&other.counts) {
+            self.add(code, n);
+        }
+        self.other += other.other;
+    }
+
+    /// Each code that was given, in the order of first appearance, and last the rest as `None`, if any.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
+        let known = self.codes[..self.used].iter().copied().map(Some).zip(self.counts);
+        known.chain((self.other > 0).then_some((None, self.other)))
+    }
+}
+
+impl Default for CodeCounts {
+    fn default() -> Self {
+        Self {
+            codes: [0; CODES_MAX],
+            counts: [0; CODES_MAX],
+            used: 0,
+            other: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_outside_the_list_count_as_other() {
+        let mut counts = StatusCounts::default();
+        for status in [200, 200, 204, 503, 418, 999, 0] {
+            counts.add_one(status);
+        }
+        let given: Vec<_> = counts.iter().filter(|&(_, n)| n > 0).collect();
+        assert_eq!(given, [(Some(200), 2), (Some(204), 1), (Some(503), 1), (None, 3)]);
+    }
+
+    #[test]
+    fn codes_past_the_limit_are_counted_together() {
+        let mut counts = CodeCounts::default();
+        for code in 0..100 {
+            counts.add_one(code);
+        }
+        counts.add_one(7);
+        assert_eq!(counts.iter().count(), CODES_MAX + 1);
+        assert_eq!(
+            counts.iter().find(|&(code, _)| code == Some(7)),
+            Some((Some(7), 2))
+        );
+        assert_eq!(counts.iter().last(), Some((None, 52)));
+
+        let mut merged = CodeCounts::default();
+        merged.merge(&counts);
+        merged.merge(&counts);
+        assert_eq!(merged.iter().map(|(_, n)| n).sum::<u64>(), 202);
+    }
+}

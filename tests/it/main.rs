@@ -1,0 +1,25 @@
+//! The exchange as SSPs, DSPs and operators meet it: the real binary, over real sockets, in front of DSPs that this
+//! process simulates or scripts. Nothing here knows the inside; what is asked of the exchange is what `docs` promise.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on should stop where it is"
+)]
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "these are the programs around the exchange: threads, locks and clocks of their own"
+)]
+
+mod auctions;
+mod client;
+mod corpus;
+mod faults;
+mod forwarding;
+mod h2c;
+mod harness;
+mod http;
+mod lifecycle;
+mod scripted;
