@@ -23,6 +23,8 @@ use std::time::Duration;
 /// on bad usage.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+// Of an option given twice the last counts, so that a script's own can be overruled by its caller's.
+#[command(args_override_self = true)]
 pub struct Args {
     /// Where to post: http://host:port or http://host:port/path [default path: /openrtb2/auction]
     #[arg(long, value_name = "URL")]
@@ -466,6 +468,18 @@ mod tests {
         assert!(
             toml::from_str::<Args>("rates = 500").is_err(),
             "unknown keys are errors"
+        );
+    }
+
+    #[test]
+    fn of_an_option_given_twice_the_last_counts() {
+        use clap::Args as _;
+        let command = Args::augment_args(clap::Command::new("run"));
+        let typed = ["run", "--floor-rule", "above", "--floor-rule", "at_or_above"];
+        let matches = command.try_get_matches_from(typed).unwrap();
+        assert_eq!(
+            matches.get_one::<FloorRule>("floor_rule"),
+            Some(&FloorRule::AtOrAbove)
         );
     }
 
