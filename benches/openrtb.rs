@@ -1,36 +1,20 @@
 //! What reading, splicing and writing one document costs: `cargo bench --bench openrtb`.
 //!
-//! Takes real documents of the corpus in the sizes that matter and prints nanoseconds per call, the best of several
-//! rounds: the code's own cost, without what else the machine did. `cargo test --benches` runs each once.
+//! Takes real documents of the corpus in the sizes that matter.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a benchmark reports to a terminal and may stop"
-)]
-#![allow(clippy::disallowed_methods, reason = "it measures time")]
+#![allow(clippy::unwrap_used, reason = "a benchmark may stop")]
+
+mod measure;
 
 use bumpalo::Bump;
 use corebid::openrtb::{Limits, Parser, Seat, Splice, Validation, Win, write_response};
 use std::fs;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-/// Many short rounds: one of 200 calls fits between two interruptions even on a busy machine.
-const ROUNDS: u32 = 200;
-const CALLS_PER_ROUND: u32 = 200;
 
 fn main() {
-    let is_bench = std::env::args().any(|argument| argument == "--bench");
     let bench = |name: &str, bytes: usize, call: &mut dyn FnMut()| {
-        let (rounds, calls) = if is_bench {
-            (ROUNDS, CALLS_PER_ROUND)
-        } else {
-            (1, 1)
-        };
-        let ns = (0..rounds).map(|_| time(calls, call)).min().unwrap_or_default();
-        println!("{name:28} {bytes:7} bytes {ns:8} ns");
+        measure::bench(name, &format!("{bytes} bytes"), call);
     };
     let (mut parser, mut arena) = (Parser::new(Limits::default()), Bump::new());
 
@@ -91,14 +75,6 @@ fn main() {
         out.clear();
         write_response(&mut out, request.id_raw, "USD", black_box(&[win]));
     });
-}
-
-fn time(calls: u32, call: &mut dyn FnMut()) -> u128 {
-    let start = Instant::now();
-    for _ in 0..calls {
-        call();
-    }
-    start.elapsed().as_nanos() / u128::from(calls)
 }
 
 /// The document of the corpus whose size is nearest.
