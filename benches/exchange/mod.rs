@@ -99,9 +99,6 @@ impl Exchange {
     }
 
     /// One orchestration: polled until it waits for its DSPs, then all answer, then polled to its end.
-    ///
-    /// Never inlined: by its name `benches/callgrind.sh` knows what to count.
-    #[inline(never)]
     pub(crate) fn orchestrate(&self) -> Outcome {
         let mut request = pin!(self.start());
         self.wait(request.as_mut());
