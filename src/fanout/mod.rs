@@ -120,14 +120,19 @@ impl<T: Transport> Fanout<T> {
     }
 
     /// Starts every call at once and hands each answer to `on_answer` as it arrives, exactly one per call. Ends
-    /// when all have answered or run out of time.
-    pub async fn gather(&self, calls: &[Call<'_>], mut on_answer: impl FnMut(Answer<'_>)) {
+    /// when all have answered or run out of time, and says how long taking the answers was in all: the clock is read
+    /// for all that have arrived together, not for each.
+    pub async fn gather(&self, calls: &[Call<'_>], mut on_answer: impl FnMut(Answer<'_>)) -> Duration {
         let started = self.timers.now();
         let mut gathering = Open::new(self, calls, started);
         gathering.start_all(&mut on_answer);
+        let mut taking = Duration::ZERO;
         poll_fn(|cx| {
+            let woken = self.timers.now();
             gathering.take_answers(&mut on_answer);
-            gathering.give_up_on_the_overdue(&mut on_answer);
+            let now = self.timers.now();
+            taking += now.since(woken);
+            gathering.give_up_on_the_overdue(now, &mut on_answer);
             if gathering.outstanding == 0 {
                 return Poll::Ready(());
             }
@@ -135,6 +140,7 @@ impl<T: Transport> Fanout<T> {
             Poll::Pending
         })
         .await;
+        taking
     }
 }
 
@@ -250,8 +256,7 @@ impl<'a, T: Transport> Open<'a, T> {
         self.start(index, outgoing, now, on_answer);
     }
 
-    fn give_up_on_the_overdue(&mut self, on_answer: &mut impl FnMut(Answer<'_>)) {
-        let now = self.fanout.timers.now();
+    fn give_up_on_the_overdue(&mut self, now: Instant, on_answer: &mut impl FnMut(Answer<'_>)) {
         if now < self.next_due {
             return;
         }

@@ -92,9 +92,11 @@ impl<T: Transport> Orchestrator<T> {
         };
         let mut offers = Offers::new(&request, &plan, &arena);
         let asked = self.timers.now();
-        self.fanout
+        let reading = self
+            .fanout
             .gather(plan.calls, |answer| self.read_offers(&mut offers, answer))
             .await;
+        self.recorder.stage(Stage::Offers, nanos(reading));
         self.record(Stage::Fanout, asked);
         let sale = self.timed(Stage::Auction, || {
             self.sell_each_imp(&request, &plan, &offers, &arena)

@@ -10,7 +10,7 @@ use crate::fanout::{Answer, CallFailure, DspId, Response, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
 use crate::openrtb::{Bid, BidFault, BidRequest, BidResponse, SeatBid};
-use crate::telemetry::{BidResult, DspOutcome, Stage};
+use crate::telemetry::{BidResult, DspOutcome};
 
 /// What the DSPs offered for one bid request.
 #[derive(Debug)]
@@ -75,7 +75,6 @@ enum Unusable {
 impl<T: Transport> Orchestrator<T> {
     /// Takes one DSP's answer into `offers`.
     pub(super) fn read_offers(&self, offers: &mut Offers<'_>, answer: Answer<'_>) {
-        let start = self.timers.now();
         let (outcome, non_bid) = match answer.result {
             Err(failure) => of_failure(failure),
             Ok(response) => match self.read_response(offers, answer.call, answer.dsp, response) {
@@ -88,7 +87,6 @@ impl<T: Transport> Orchestrator<T> {
         offers.non_bids[answer.call] = non_bid;
         self.recorder
             .dsp_call(answer.dsp.index(), outcome, nanos(answer.elapsed));
-        self.record(Stage::Offers, start);
     }
 
     fn read_response(

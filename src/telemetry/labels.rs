@@ -46,7 +46,7 @@ label_values! {
         Plan = "plan",
         /// From the first DSP call sent to the last answer taken.
         Fanout = "fanout",
-        /// DSP answers to offers.
+        /// DSP answers to offers, all of a bid request together. Part of `fanout`.
         Offers = "offers",
         /// Offers to winners and clearing prices.
         Auction = "auction",
