@@ -18,7 +18,7 @@ pub(super) struct Offers<'a> {
     pub(super) arena: &'a Bump,
     request: BidRequest<'a>,
     currency: Currency,
-    bid_currencies: &'a [&'a str],
+    bid_currencies: &'a [(&'a str, Currency)],
     pub(super) list: ArenaVec<'a, OfferFor<'a>>,
     /// By call and imp: whether there is an offer.
     offered: &'a mut [bool],
@@ -226,8 +226,8 @@ impl<T: Transport> Orchestrator<T> {
 /// The currency of an answer's bids, if the SSP allows it.
 fn currency_of(read: &BidResponse<'_>, offers: &Offers<'_>) -> Option<Currency> {
     let code = read.cur.filter(|code| !code.is_empty()).unwrap_or("USD");
-    let allowed = offers.bid_currencies.contains(&code);
-    allowed.then(|| Currency::from_bytes(code.as_bytes())).flatten()
+    let allowed = offers.bid_currencies.iter().find(|(known, _)| *known == code);
+    allowed.map(|&(_, currency)| currency)
 }
 
 fn of_failure(failure: CallFailure) -> (DspOutcome, NonBidStatus) {

@@ -21,8 +21,8 @@ pub(super) struct Plan<'a> {
     pub(super) calls: &'a [Call<'a>],
     /// What the auction is held in.
     pub(super) currency: Currency,
-    /// What bids may be in.
-    pub(super) bid_currencies: &'a [&'a str],
+    /// What bids may be in, by its code: looked up once, not for each answer.
+    pub(super) bid_currencies: &'a [(&'a str, Currency)],
 }
 
 impl<T: Transport> Orchestrator<T> {
@@ -37,11 +37,7 @@ impl<T: Transport> Orchestrator<T> {
         let currency = self
             .auction_currency(request)
             .ok_or(NoBidReason::TechnicalError)?;
-        let bid_currencies: &[&str] = if request.cur.is_empty() {
-            arena.alloc_slice_copy(&[currency.as_str()])
-        } else {
-            request.cur
-        };
+        let bid_currencies = bid_currencies(request, currency, arena);
         let now = self.timers.now();
         let deadline = self.deadline(request, arrival);
         let splice = Splice::new(request);
@@ -104,4 +100,19 @@ impl<T: Transport> Orchestrator<T> {
             .into_iter()
             .find(|&currency| self.options.rates.rate(own, currency).is_some())
     }
+}
+
+/// What the SSP allows, without what is no currency; where it leaves that open, the auction's own.
+fn bid_currencies<'a>(
+    request: &BidRequest<'a>,
+    auction: Currency,
+    arena: &'a Bump,
+) -> &'a [(&'a str, Currency)] {
+    if request.cur.is_empty() {
+        return arena.alloc_slice_copy(&[(auction.as_str(), auction)]);
+    }
+    let mut known = ArenaVec::with_capacity_in(request.cur.len(), arena);
+    let named = request.cur.iter();
+    known.extend(named.filter_map(|code| Some((*code, Currency::from_bytes(code.as_bytes())?))));
+    known.into_bump_slice()
 }
