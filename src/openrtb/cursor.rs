@@ -79,7 +79,15 @@ impl<'p, 'a> Cursor<'p, 'a> {
 
     /// Moves behind the value.
     pub(super) fn skip(&mut self) {
-        let end = self.node + 1 + descendants(self.peek());
+        match self.peek() {
+            // Nearly all values are these.
+            Node::String(_) | Node::Static(_) => (self.node, self.mark) = (self.node + 1, self.mark + 1),
+            Node::Object { count, .. } | Node::Array { count, .. } => self.skip_container(count),
+        }
+    }
+
+    fn skip_container(&mut self, descendants: usize) {
+        let end = self.node + 1 + descendants;
         // Each node has a mark of its own, and each container those of its punctuation.
         self.mark += self.nodes[self.node..end]
             .iter()
@@ -147,7 +155,6 @@ impl<'p, 'a> Cursor<'p, 'a> {
 pub(super) struct Members {
     table: &'static Table,
     left: usize,
-    started: bool,
     seen: u64,
     present: u64,
     repeated: Option<(usize, usize)>,
@@ -159,12 +166,10 @@ impl Members {
         let Node::Object { len, .. } = cursor.peek() else {
             return None;
         };
-        cursor.node += 1;
-        cursor.mark += 1;
+        enter(cursor, len);
         Some(Self {
             table,
             left: len,
-            started: false,
             seen: 0,
             present: 0,
             repeated: None,
@@ -175,7 +180,7 @@ impl Members {
     /// is none. The caller moves behind the value.
     pub(super) fn next(&mut self, cursor: &mut Cursor<'_, '_>) -> Option<usize> {
         loop {
-            step(cursor, &mut self.started, self.left);
+            cursor.mark += 1;
             self.left = self.left.checked_sub(1)?;
             let Node::String(key) = cursor.peek() else {
                 unreachable!("an object's tape begins with a key")
@@ -237,7 +242,6 @@ impl Members {
 /// The elements of one array.
 pub(super) struct Elements {
     left: usize,
-    started: bool,
 }
 
 impl Elements {
@@ -246,12 +250,8 @@ impl Elements {
         let Node::Array { len, .. } = cursor.peek() else {
             return None;
         };
-        cursor.node += 1;
-        cursor.mark += 1;
-        Some(Self {
-            left: len,
-            started: false,
-        })
+        enter(cursor, len);
+        Some(Self { left: len })
     }
 
     /// How many are still to come.
@@ -261,17 +261,18 @@ impl Elements {
 
     /// Moves in front of the next element, which the caller then passes; false behind the array.
     pub(super) fn next(&mut self, cursor: &mut Cursor<'_, '_>) -> bool {
-        step(cursor, &mut self.started, self.left);
+        cursor.mark += 1;
         let more = self.left > 0;
         self.left = self.left.saturating_sub(1);
         more
     }
 }
 
-/// Passes the comma or closing bracket behind a member or element, or the bracket of an empty container.
-fn step(cursor: &mut Cursor<'_, '_>, started: &mut bool, left: usize) {
-    cursor.mark += usize::from(*started || left == 0);
-    *started = true;
+/// Enters a container. From here on each member or element passes one mark before it: the opening bracket, or the comma
+/// behind the one before. The end passes the closing bracket, and so an empty container passes its opening one here.
+fn enter(cursor: &mut Cursor<'_, '_>, len: usize) {
+    cursor.node += 1;
+    cursor.mark += usize::from(len == 0);
 }
 
 /// How many nodes belong to this one.
