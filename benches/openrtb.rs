@@ -67,7 +67,7 @@ fn main() {
     let (_, bid) = response.bids().next().unwrap();
     let win = Win {
         seat: Seat::Name("dsp"),
-        bid,
+        bid: bid.text(),
         price: "1.000001",
     };
     let mut out = Vec::new();

@@ -117,7 +117,7 @@ fn winners_are_written_with_only_the_price_changed() {
             .bids()
             .map(|(seat, bid)| Win {
                 seat: seat.seat_raw.map_or(Seat::Name("d\"sp"), Seat::Raw),
-                bid,
+                bid: bid.text(),
                 price: "0.123456",
             })
             .collect();

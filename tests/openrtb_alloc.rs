@@ -36,7 +36,7 @@ fn a_warm_parser_allocates_in_the_arena_only() {
                     "USD",
                     &[Win {
                         seat: Seat::Name("dsp"),
-                        bid,
+                        bid: bid.text(),
                         price: "1",
                     }],
                 );

@@ -41,7 +41,7 @@ proptest! {
 
         let raw = seat.seat_raw.unwrap();
         let win = |bid| Win { seat: Seat::Raw(raw), bid, price: "0.000001" };
-        let wins: Vec<Win> = response.bids().map(|(_, bid)| win(bid)).collect();
+        let wins: Vec<Win> = response.bids().map(|(_, bid)| win(bid.text())).collect();
         let mut out = Vec::new();
         write_response(&mut out, br#""1""#, "USD", &wins);
         let written: Value = serde_json::from_slice(&out).unwrap();

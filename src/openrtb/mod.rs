@@ -19,7 +19,7 @@ mod write;
 
 pub use parse::{Limits, Parser};
 pub use request::{AuctionType, BidRequest, Deal, Imp, Inventory, Media};
-pub use response::{BadBid, BadResponse, Bid, BidFault, BidResponse, SeatBid};
+pub use response::{BadBid, BadResponse, Bid, BidFault, BidResponse, BidText, SeatBid};
 pub use splice::{Edit, Splice, splice};
 pub use validate::{Invalid, PROBLEMS_MAX, Problem, Rule, UnknownMember, Validation};
 pub use write::{Seat, Win, write_no_bid, write_response};

@@ -97,6 +97,26 @@ pub struct Bid<'a> {
     pub exp_s: Option<u32>,
 }
 
+impl<'a> Bid<'a> {
+    /// All that has to be kept of a bid to sell it on.
+    #[must_use]
+    pub fn text(&self) -> BidText<'a> {
+        BidText {
+            raw: self.raw,
+            price_span: self.price_span,
+        }
+    }
+}
+
+/// A bid object as it came, and where its price stands in it.
+#[derive(Clone, Copy, Debug)]
+pub struct BidText<'a> {
+    /// The object.
+    pub raw: &'a [u8],
+    /// Within `raw`.
+    pub price_span: Span,
+}
+
 /// Something in a bid list that cannot be a bid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

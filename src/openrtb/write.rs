@@ -1,7 +1,7 @@
 //! Writes the bid response for the SSP (OpenRTB 2.6 §4.2). Takes amounts as text and bids as the DSP's bytes; decides
 //! nothing.
 
-use super::Bid;
+use super::BidText;
 
 /// One won imp.
 #[derive(Clone, Copy, Debug)]
@@ -9,7 +9,7 @@ pub struct Win<'a> {
     /// Whose bid it is.
     pub seat: Seat<'a>,
     /// The winner, as its DSP wrote it.
-    pub bid: &'a Bid<'a>,
+    pub bid: BidText<'a>,
     /// What it pays: a JSON number, CPM in the response's currency.
     pub price: &'a str,
 }
@@ -114,7 +114,7 @@ mod tests {
                 .iter()
                 .map(|seat| Win {
                     seat: *seat,
-                    bid,
+                    bid: bid.text(),
                     price: "1.01",
                 })
                 .collect();

@@ -9,7 +9,7 @@ use crate::auction::{DspIndex, Offer};
 use crate::fanout::{Answer, CallFailure, DspId, Response, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
-use crate::openrtb::{Bid, BidFault, BidRequest, BidResponse, SeatBid};
+use crate::openrtb::{Bid, BidFault, BidRequest, BidResponse, BidText};
 use crate::telemetry::{BidResult, DspOutcome};
 
 /// What the DSPs offered for one bid request.
@@ -20,6 +20,7 @@ pub(super) struct Offers<'a> {
     currency: Currency,
     bid_currencies: &'a [(&'a str, Currency)],
     pub(super) list: ArenaVec<'a, OfferFor<'a>>,
+    calls: usize,
     /// By call and imp: whether there is an offer.
     offered: &'a mut [bool],
     /// By call: why there is none, where there is none.
@@ -35,7 +36,7 @@ pub(super) struct OfferFor<'a> {
     /// As the auction sees it.
     pub(super) offer: Offer<'a>,
     /// As the DSP wrote it.
-    pub(super) bid: &'a Bid<'a>,
+    pub(super) bid: BidText<'a>,
     /// The seat as the DSP wrote it.
     pub(super) seat_raw: Option<&'a [u8]>,
     /// The all-or-nothing group it belongs to (`seatbid.group`, OpenRTB 2.6 §4.2.2).
@@ -49,11 +50,21 @@ impl<'a> Offers<'a> {
             request: *request,
             currency: plan.currency,
             bid_currencies: plan.bid_currencies,
-            list: ArenaVec::with_capacity_in(plan.calls.len(), arena),
+            list: ArenaVec::new_in(arena),
+            calls: plan.calls.len(),
             offered: arena.alloc_slice_fill_copy(plan.calls.len() * request.imps.len(), false),
             non_bids: arena.alloc_slice_fill_copy(plan.calls.len(), NonBidStatus::NoBid),
             groups: 0,
         }
+    }
+
+    fn add(&mut self, call: usize, offer: OfferFor<'a>) {
+        if self.list.is_empty() {
+            // Not before: while no DSP has answered there may be 140,000 such lists.
+            self.list.reserve(self.calls);
+        }
+        self.offered[call * self.request.imps.len() + offer.imp] = true;
+        self.list.push(offer);
     }
 
     /// Whether the DSP of `call` made an offer for `imp`.
@@ -102,9 +113,13 @@ impl<T: Transport> Orchestrator<T> {
             // Redirects are not followed: where a bid request goes is configured, not for a DSP to say.
             _ => return Err(Unusable::Status),
         }
-        let arena = offers.arena;
-        let body: &[u8] = arena.alloc_slice_copy(response.body);
-        let Ok(read) = self.parser.borrow_mut().parse_response(body, arena) else {
+        // What is read of an answer is of use until its offers are made: they keep what they need, a third of it.
+        let scratch = self.arenas.take();
+        let Ok(read) = self
+            .parser
+            .borrow_mut()
+            .parse_response(response.body, &scratch)
+        else {
             return Err(Unusable::Invalid);
         };
         let no_bid = read.seats.iter().all(|seat| seat.bids.is_empty()) && read.bad_bids.is_empty();
@@ -139,32 +154,39 @@ impl<T: Transport> Orchestrator<T> {
         }
     }
 
-    fn take_bids<'a>(
+    fn take_bids(
         &self,
-        offers: &mut Offers<'a>,
+        offers: &mut Offers<'_>,
         call: usize,
         dsp: DspId,
-        read: &BidResponse<'a>,
+        read: &BidResponse<'_>,
         currency: Currency,
     ) {
+        let arena = offers.arena;
         let mut position = 0;
         for seat in read.seats {
+            let seat_name = seat.seat.filter(|seat| !seat.is_empty());
+            let seat_name = seat_name.map(|seat| &*arena.alloc_str(seat));
+            let seat_raw = seat.seat_raw.map(|raw| &*arena.alloc_slice_copy(raw));
             let group = (seat.group && seat.bids.len() > 1).then(|| {
                 offers.groups += 1;
                 offers.groups
             });
             for bid in seat.bids {
                 position += 1;
-                match self.offer(offers, dsp, position, seat, bid, currency) {
+                match self.offer(offers, dsp, position, seat_name, bid, currency) {
                     Ok((imp, offer)) => {
-                        offers.offered[call * offers.request.imps.len() + imp] = true;
-                        offers.list.push(OfferFor {
+                        let offer = OfferFor {
                             imp,
                             offer,
-                            bid,
-                            seat_raw: seat.seat_raw,
+                            bid: BidText {
+                                raw: arena.alloc_slice_copy(bid.raw),
+                                ..bid.text()
+                            },
+                            seat_raw,
                             group,
-                        });
+                        };
+                        offers.add(call, offer);
                     }
                     Err(reason) => self.lose(dsp, reason, BidResult::Invalid),
                 }
@@ -178,10 +200,11 @@ impl<T: Transport> Orchestrator<T> {
         offers: &Offers<'a>,
         dsp: DspId,
         position: u32,
-        seat: &SeatBid<'a>,
-        bid: &Bid<'a>,
+        seat: Option<&'a str>,
+        bid: &Bid<'_>,
         currency: Currency,
     ) -> Result<(usize, Offer<'a>), LossReason> {
+        let arena = offers.arena;
         let imps = offers.request.imps;
         let imp = imps
             .iter()
@@ -191,10 +214,10 @@ impl<T: Transport> Orchestrator<T> {
         let offer = Offer {
             dsp: DspIndex(dsp.0),
             position,
-            seat: seat.seat.filter(|seat| !seat.is_empty()),
+            seat,
             price,
-            deal: bid.dealid,
-            adomain: bid.adomain,
+            deal: bid.dealid.map(|deal| &*arena.alloc_str(deal)),
+            adomain: arena.alloc_slice_fill_iter(bid.adomain.iter().map(|domain| &*arena.alloc_str(domain))),
         };
         Ok((imp, offer))
     }
