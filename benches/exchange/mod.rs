@@ -102,12 +102,23 @@ impl Exchange {
     pub(crate) fn orchestrate(&self) -> Outcome {
         let mut request = pin!(self.start());
         self.wait(request.as_mut());
-        self.dsps.answer_all();
+        self.dsps.answer(DSPS);
         match request.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(outcome)) => outcome,
             Poll::Ready(Err(invalid)) => panic!("{invalid}"),
             Poll::Pending => panic!("all have answered"),
         }
+    }
+
+    /// Makes room for calls to wait in: a transport's memory is not the orchestration's.
+    pub(crate) fn expect_calls(&self, calls: usize) {
+        self.dsps.calls.borrow_mut().reserve(calls);
+    }
+
+    /// Has as many calls answered as are named, the first call of every orchestration before the second of any.
+    pub(crate) fn answer(&self, calls: usize) {
+        self.dsps.calls.borrow_mut().sort_by_key(|(dsp, _)| *dsp);
+        self.dsps.answer(calls);
     }
 
     /// An orchestration that nobody has polled yet.
@@ -177,9 +188,9 @@ struct Dsps {
 
 impl Dsps {
     /// As a shard's turn does it: the clock is read once, each answer is copied into a buffer of the pool.
-    fn answer_all(&self) {
+    fn answer(&self, calls: usize) {
         let now = self.timers.now();
-        for (dsp, ticket) in self.calls.borrow_mut().drain(..) {
+        for (dsp, ticket) in self.calls.borrow_mut().drain(..calls) {
             let mut body = self.gatherings.buffer();
             body.extend_from_slice(&self.answers[dsp]);
             let reply = Reply {
