@@ -3,7 +3,10 @@
 //! body's on the SSP side: the request's body (one buffer, two if it grows), its headers, and the response's head and
 //! box; and a connection's buffers towards a DSP, which it keeps.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop where it is")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop where it is"
+)]
 
 #[path = "../benches/exchange/mod.rs"]
 mod exchange;
@@ -47,7 +50,10 @@ fn a_warm_orchestration_allocates_its_response_only() {
     for _ in 0..100 {
         assert!(matches!(exchange.orchestrate(), Outcome::Response(_)));
     }
-    assert_eq!((ALLOCATIONS.get() - before).div_ceil(100), ALLOCATIONS_PER_ORCHESTRATION);
+    assert_eq!(
+        (ALLOCATIONS.get() - before).div_ceil(100),
+        ALLOCATIONS_PER_ORCHESTRATION
+    );
 }
 
 #[test]
@@ -68,7 +74,9 @@ fn memory_of_an_orchestration_in_flight_has_a_budget() {
 
     for _ in 1..exchange::DSPS {
         exchange.answer(IN_FLIGHT);
-        waiting.iter_mut().for_each(|request| exchange.wait(request.as_mut()));
+        waiting
+            .iter_mut()
+            .for_each(|request| exchange.wait(request.as_mut()));
     }
     let bytes = each(BYTES.get() - before);
     println!("all but one answered: {bytes} bytes");

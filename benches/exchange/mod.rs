@@ -123,7 +123,8 @@ impl Exchange {
 
     /// An orchestration that nobody has polled yet.
     pub(crate) fn start(&self) -> impl Future<Output = Result<Outcome, Invalid>> + '_ {
-        self.orchestrator.orchestrate(self.timers.now(), REQUEST.as_bytes())
+        self.orchestrator
+            .orchestrate(self.timers.now(), REQUEST.as_bytes())
     }
 
     /// Polls an orchestration to where it waits for its DSPs.
