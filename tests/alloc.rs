@@ -37,7 +37,7 @@ const BYTES_WAITING_MAX: usize = 8_176 + 1_024 + 256;
 /// the 4 completions of 56 B that a vector begins with, and a share of the buffers kept.
 ///
 /// Not in either: the SSP's stream and the request's body (hyper's and `ingress`'s, 1.4 kB and more), and a transport's
-/// slots for calls. With 22 kB each for the middle of the two they have 4 kB.
+/// slots for calls. Of 22 kB for each of 140,000 they may have 4: halfway between the two rows is 18.
 const BYTES_ANSWERED_MAX: usize = BYTES_WAITING_MAX + 16_384 + 1_024;
 
 #[test]
