@@ -16,13 +16,14 @@ trap 'rm -f "$out"' EXIT
 valgrind --tool=callgrind --callgrind-out-file="$out" --collect-atstart=no --toggle-collect='orchestration::counted*' \
     "$bench" --orchestrations "$orchestrations" 2>/dev/null
 
-# The label of a row, and the function whose count it is. Only rows of functions as a whole have the object in brackets.
-callgrind_annotate --inclusive=yes --threshold=100 "$out" | awk -v n="$orchestrations" '
+# The label of a row, and the function whose count it is. callgrind_annotate has a row for each file that was inlined
+# into a function; the largest is that of the whole.
+callgrind_annotate --auto=no --inclusive=yes --threshold=99.99 "$out" | awk -v n="$orchestrations" '
     BEGIN {
         rows = split("whole|orchestration::counted" \
             ";parse|Parser::parse_request" \
             ";  JSON, of requests and answers|simd_json::Deserializer::fill_tape_padded" \
-            ";fan-out: answers taken, offers read|Open<T>::take_answers" \
+            ";fan-out: answers taken, offers read|PollFn<F> as" \
             ";  offers: read_offers|::read_offers" \
             ";    parse an answer|Parser::parse_response" \
             ";      pick out its members|read_response::read" \
@@ -33,12 +34,15 @@ callgrind_annotate --inclusive=yes --threshold=100 "$out" | awk -v n="$orchestra
             ";copies: memcpy|__memcpy_" \
             ";allocations: malloc|:malloc", row, ";")
     }
-    / \[/ {
+    /^ *[0-9,]+ \(/ {
+        ir = $1
+        gsub(",", "", ir)
+        ir += 0
         for (i = 1; i <= rows; i++) {
             split(row[i], part, "|")
             at = index($0, part[2])
             rest = substr($0, at + length(part[2]))
-            if (at && rest !~ /^[^ ]*::/ && !(i in count)) { count[i] = $1; gsub(",", "", count[i]) }
+            if (at && rest !~ /^[^ ]*::/ && ir > count[i]) count[i] = ir
         }
     }
     END {
