@@ -66,6 +66,7 @@ fn main() {
     let response = parser.parse_response(&body, &request_arena).unwrap();
     let (_, bid) = response.bids().next().unwrap();
     let win = Win {
+        dsp: 0,
         seat: Seat::Name("dsp"),
         bid: bid.text(),
         price: "1.000001",

@@ -116,6 +116,7 @@ fn winners_are_written_with_only_the_price_changed() {
         let wins: Vec<Win> = response
             .bids()
             .map(|(seat, bid)| Win {
+                dsp: 0,
                 seat: seat.seat_raw.map_or(Seat::Name("d\"sp"), Seat::Raw),
                 bid: bid.text(),
                 price: "0.123456",

@@ -35,6 +35,7 @@ fn a_warm_parser_allocates_in_the_arena_only() {
                     b"1",
                     "USD",
                     &[Win {
+                        dsp: 0,
                         seat: Seat::Name("dsp"),
                         bid: bid.text(),
                         price: "1",

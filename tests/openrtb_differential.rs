@@ -40,7 +40,7 @@ proptest! {
         prop_assert_eq!(seat.seat, value["seatbid"][0]["seat"].as_str());
 
         let raw = seat.seat_raw.unwrap();
-        let win = |bid| Win { seat: Seat::Raw(raw), bid, price: "0.000001" };
+        let win = |bid| Win { dsp: 0, seat: Seat::Raw(raw), bid, price: "0.000001" };
         let wins: Vec<Win> = response.bids().map(|(_, bid)| win(bid.text())).collect();
         let mut out = Vec::new();
         write_response(&mut out, br#""1""#, "USD", &wins);

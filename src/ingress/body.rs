@@ -1,5 +1,7 @@
 //! A bid request's body off the wire: within its length, within its time, decompressed.
 
+use std::rc::Rc;
+
 use futures_lite::future;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{HeaderMap, Request};
@@ -29,19 +31,18 @@ pub(super) enum BodyError {
 pub(super) async fn read(
     request: Request<Incoming>,
     options: &Options,
-    timers: &std::rc::Rc<Timers>,
+    timers: &Rc<Timers>,
 ) -> Result<Bytes, BodyError> {
-    let gzipped = is_gzip(request.headers())?;
+    let gzipped = is_gzip(request.headers());
     let body = request.into_body();
+    let Ok(gzipped) = gzipped else {
+        discard(body, options, timers).await?;
+        return Err(BodyError::UnknownEncoding);
+    };
     if body.size_hint().lower() > options.request_bytes_max as u64 {
         return Err(BodyError::TooLarge);
     }
-    let deadline = timers.sleep_until(timers.now().after(options.read_timeout));
-    let timed_out = async {
-        deadline.await;
-        Err(BodyError::TimedOut)
-    };
-    let wire = future::or(collect(body, options.request_bytes_max), timed_out).await?;
+    let wire = in_time(collect(body, options.request_bytes_max), options, timers).await?;
     if !gzipped {
         return Ok(wire);
     }
@@ -51,6 +52,37 @@ pub(super) async fn read(
         Err(GunzipError::TooLarge(_)) => Err(BodyError::TooLarge),
         Err(GunzipError::Corrupt) => Err(BodyError::BadGzip),
     }
+}
+
+/// Reads a body that nobody wants, so that the connection stays in step; as long and as large as one that is wanted.
+pub(super) async fn discard(
+    mut body: Incoming,
+    options: &Options,
+    timers: &Rc<Timers>,
+) -> Result<(), BodyError> {
+    let read_all = async {
+        let mut left = options.request_bytes_max;
+        while let Some(frame) = body.frame().await {
+            if let Ok(bytes) = frame.map_err(|_| BodyError::CutOff)?.into_data() {
+                left = left.checked_sub(bytes.len()).ok_or(BodyError::TooLarge)?;
+            }
+        }
+        Ok(())
+    };
+    in_time(read_all, options, timers).await
+}
+
+async fn in_time<T>(
+    reading: impl Future<Output = Result<T, BodyError>>,
+    options: &Options,
+    timers: &Rc<Timers>,
+) -> Result<T, BodyError> {
+    let deadline = timers.sleep_until(timers.now().after(options.read_timeout));
+    let timed_out = async {
+        deadline.await;
+        Err(BodyError::TimedOut)
+    };
+    future::or(reading, timed_out).await
 }
 
 /// Most bodies arrive whole in one frame and are not copied.

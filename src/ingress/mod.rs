@@ -114,7 +114,6 @@ impl<T: Transport + 'static> Ingress<T> {
             });
         let response = reply.into_response(accepts_gzip, self.options.error_body);
         self.recorder.request(response.status().as_u16());
-        self.recorder.stage(Stage::Total, self.nanos_since(arrival));
         response
     }
 
@@ -122,21 +121,32 @@ impl<T: Transport + 'static> Ingress<T> {
         if let Some(fault) = framing::fault(request.version(), request.headers()) {
             return Reply::OutOfStep(fault);
         }
-        match (request.uri().path(), request.method()) {
-            (AUCTION_PATH, &Method::POST) => self.auction(request, arrival).await,
+        let reply = match (request.uri().path(), request.method()) {
+            (AUCTION_PATH, &Method::POST) => match self.admission.enter() {
+                Some(_admitted) => {
+                    self.recorder.stage(Stage::Admit, self.nanos_since(arrival));
+                    let reply = self.auction(request, arrival).await;
+                    self.recorder.stage(Stage::Total, self.nanos_since(arrival));
+                    return reply;
+                }
+                None => {
+                    self.recorder.shed(ShedReason::InFlight);
+                    Reply::Shed
+                }
+            },
             (AUCTION_PATH, _) => Reply::MethodNotAllowed("POST"),
             (STATUS_PATH, &Method::GET | &Method::HEAD) => Reply::Alive,
             (STATUS_PATH, _) => Reply::MethodNotAllowed("GET, HEAD"),
             _ => Reply::NotFound,
+        };
+        // What is left unread would be taken for the next request, so hyper would have to close the connection.
+        match body::discard(request.into_body(), &self.options, &self.timers).await {
+            Ok(()) => reply,
+            Err(error) => Reply::from(error),
         }
     }
 
     async fn auction(&self, request: Request<Incoming>, arrival: Instant) -> Reply {
-        let Some(_admitted) = self.admission.enter() else {
-            self.recorder.shed(ShedReason::InFlight);
-            return Reply::Shed;
-        };
-        self.recorder.stage(Stage::Admit, self.nanos_since(arrival));
         let reading = self.timers.now();
         let body = match body::read(request, &self.options, &self.timers).await {
             Ok(body) => body,

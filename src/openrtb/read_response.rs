@@ -71,6 +71,7 @@ impl<'a> Reader<'_, 'a> {
             seat: None,
             seat_raw: None,
             group: false,
+            has_bad_bids: false,
             bids: &[],
         };
         let bad_before = self.bad_bids.len();
@@ -92,6 +93,7 @@ impl<'a> Reader<'_, 'a> {
             }
         }
         refuse_repeated(&members)?;
+        seat.has_bad_bids = self.bad_bids.len() > bad_before;
         // The seat's name may stand behind its bids.
         for bad in &mut self.bad_bids[bad_before..] {
             bad.seat = seat.seat;

@@ -41,6 +41,8 @@ pub struct SeatBid<'a> {
     pub seat_raw: Option<&'a [u8]>,
     /// All or none of these bids may win.
     pub group: bool,
+    /// There were others among them, which cannot be bids.
+    pub has_bad_bids: bool,
     /// Sound bids.
     pub bids: &'a [Bid<'a>],
 }

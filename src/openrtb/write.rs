@@ -6,7 +6,9 @@ use super::BidText;
 /// One won imp.
 #[derive(Clone, Copy, Debug)]
 pub struct Win<'a> {
-    /// Whose bid it is.
+    /// Which DSP's bid it is: two DSPs may well have seats of one name.
+    pub dsp: u16,
+    /// Whose bid it is there.
     pub seat: Seat<'a>,
     /// The winner, as its DSP wrote it.
     pub bid: BidText<'a>,
@@ -23,6 +25,12 @@ pub enum Seat<'a> {
     Name(&'a str),
 }
 
+impl Win<'_> {
+    fn is_of_the_same_seat(&self, other: &Self) -> bool {
+        self.dsp == other.dsp && self.seat == other.seat
+    }
+}
+
 /// Appends a bid response that sells what is in `wins`, grouped by seat in the order in which seats first appear.
 ///
 /// `id_raw` is [`BidRequest::id_raw`](super::BidRequest::id_raw). Each bid is the DSP's, byte for byte, but for its
@@ -35,13 +43,13 @@ pub fn write_response(out: &mut Vec<u8>, id_raw: &[u8], cur: &str, wins: &[Win<'
     out.extend_from_slice(b",\"seatbid\":[");
     for (i, win) in wins.iter().enumerate() {
         // Wins are at most as many as imps, so looking through them beats a map.
-        if wins[..i].iter().any(|earlier| earlier.seat == win.seat) {
+        if wins[..i].iter().any(|earlier| earlier.is_of_the_same_seat(win)) {
             continue;
         }
         if i > 0 {
             out.push(b',');
         }
-        write_seat(out, win.seat, &wins[i..]);
+        write_seat(out, win, &wins[i..]);
     }
     out.extend_from_slice(b"]}");
 }
@@ -58,14 +66,18 @@ pub fn write_no_bid(out: &mut Vec<u8>, id_raw: &[u8], nbr: Option<u16>) {
     out.push(b'}');
 }
 
-fn write_seat(out: &mut Vec<u8>, seat: Seat<'_>, wins: &[Win<'_>]) {
+fn write_seat(out: &mut Vec<u8>, first: &Win<'_>, wins: &[Win<'_>]) {
     out.extend_from_slice(b"{\"seat\":");
-    match seat {
+    match first.seat {
         Seat::Raw(text) => out.extend_from_slice(text),
         Seat::Name(name) => write_string(out, name),
     }
     out.extend_from_slice(b",\"bid\":[");
-    for (i, win) in wins.iter().filter(|win| win.seat == seat).enumerate() {
+    for (i, win) in wins
+        .iter()
+        .filter(|win| win.is_of_the_same_seat(first))
+        .enumerate()
+    {
         if i > 0 {
             out.push(b',');
         }
@@ -113,6 +125,7 @@ mod tests {
             let wins: Vec<Win<'_>> = seats
                 .iter()
                 .map(|seat| Win {
+                    dsp: 0,
                     seat: *seat,
                     bid: bid.text(),
                     price: "1.01",

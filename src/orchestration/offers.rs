@@ -25,7 +25,8 @@ pub(super) struct Offers<'a> {
     offered: &'a mut [bool],
     /// By call: why there is none, where there is none.
     pub(super) non_bids: &'a mut [NonBidStatus],
-    groups: u32,
+    /// Groups so far; a group's number is its place among them, from 0.
+    pub(super) groups: usize,
 }
 
 /// An offer and what it was made of.
@@ -40,7 +41,7 @@ pub(super) struct OfferFor<'a> {
     /// The seat as the DSP wrote it.
     pub(super) seat_raw: Option<&'a [u8]>,
     /// The all-or-nothing group it belongs to (`seatbid.group`, OpenRTB 2.6 §4.2.2).
-    pub(super) group: Option<u32>,
+    pub(super) group: Option<usize>,
 }
 
 impl<'a> Offers<'a> {
@@ -158,6 +159,7 @@ impl<T: Transport> Orchestrator<T> {
         currency: Currency,
     ) {
         let arena = offers.arena;
+        let imps = offers.request.imps.len();
         let mut positions = 0..;
         for seat in read.seats {
             let seat_name = seat.seat.filter(|seat| !seat.is_empty());
@@ -165,10 +167,10 @@ impl<T: Transport> Orchestrator<T> {
             let seat_raw = seat.seat_raw.map(|raw| &*arena.alloc_slice_copy(raw));
             let group = (seat.group && seat.bids.len() > 1).then(|| {
                 offers.groups += 1;
-                offers.groups
+                offers.groups - 1
             });
             let first = offers.list.len();
-            let mut whole = !read.bad_bids.iter().any(|bad| bad.seat == seat.seat);
+            let mut whole = !seat.has_bad_bids;
             for (bid, position) in seat.bids.iter().zip(&mut positions) {
                 match self.offer(offers, dsp, position, seat_name, bid, currency) {
                     Ok((imp, offer)) => {
@@ -190,14 +192,14 @@ impl<T: Transport> Orchestrator<T> {
                     }
                 }
             }
-            if seat.group && !whole {
+            if seat.group && !(whole && each_for_an_imp_of_its_own(&offers.list[first..], imps, arena)) {
                 // A bid of this group can never win, so none of it may.
                 for _ in offers.list.drain(first..) {
                     self.lose(dsp, LossReason::InvalidBidResponse, BidResult::Lost);
                 }
             }
             for offer in &offers.list[first..] {
-                offers.offered[call * offers.request.imps.len() + offer.imp] = true;
+                offers.offered[call * imps + offer.imp] = true;
             }
         }
     }
@@ -258,6 +260,14 @@ impl<T: Transport> Orchestrator<T> {
         self.recorder.bid(dsp.index(), result);
         self.recorder.loss(reason.code());
     }
+}
+
+/// Two bids for one imp cannot both win.
+fn each_for_an_imp_of_its_own(group: &[OfferFor<'_>], imps: usize, arena: &Bump) -> bool {
+    let taken = arena.alloc_slice_fill_copy(imps, false);
+    group
+        .iter()
+        .all(|offer| !std::mem::replace(&mut taken[offer.imp], true))
 }
 
 /// The currency of an answer's bids, if the SSP allows it.

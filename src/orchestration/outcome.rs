@@ -45,6 +45,7 @@ impl<T: Transport> Orchestrator<T> {
             let mut text = [0; TEXT_BYTES_MAX];
             let price = &*offers.arena.alloc_str(write_micros(clearing.micros(), &mut text));
             Win {
+                dsp: offer.offer.dsp.0,
                 seat,
                 bid: offer.bid,
                 price,

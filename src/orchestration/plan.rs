@@ -7,7 +7,7 @@ use super::Orchestrator;
 use crate::clock::Instant;
 use crate::fanout::{Call, DspId, Transport};
 use crate::money::Currency;
-use crate::openrtb::codes::NoBidReason;
+use crate::openrtb::codes::{NoBidReason, NonBidStatus};
 use crate::openrtb::{BidRequest, Splice};
 
 /// A DSP is not asked when it would have less than this: no bidder answers over a network in a millisecond, and
@@ -34,9 +34,12 @@ impl<T: Transport> Orchestrator<T> {
         arrival: Instant,
         arena: &'a Bump,
     ) -> Result<Plan<'a>, NoBidReason> {
-        let currency = self
-            .auction_currency(request)
-            .ok_or(NoBidReason::TechnicalError)?;
+        let imps = request.imps.len();
+        let Some(currency) = self.auction_currency(request) else {
+            let dsps = 0..self.fanout.dsps().len();
+            dsps.for_each(|dsp| self.not_asked(dsp, imps, NonBidStatus::UnsupportedCurrency));
+            return Err(NoBidReason::TechnicalError);
+        };
         let bid_currencies = bid_currencies(request, currency, arena);
         let now = self.timers.now();
         let deadline = self.deadline(request, arrival);
@@ -47,6 +50,7 @@ impl<T: Transport> Orchestrator<T> {
             let due_at = now.after(dsp.timeout).min(deadline);
             let left = due_at.since(now).as_nanos();
             if left < DSP_NANOS_MIN {
+                self.not_asked(index, imps, NonBidStatus::InsufficientTime);
                 continue;
             }
             let tmax_ms = u32::try_from(left / 1_000_000).unwrap_or(u32::MAX);
@@ -73,6 +77,12 @@ impl<T: Transport> Orchestrator<T> {
             currency,
             bid_currencies,
         })
+    }
+
+    fn not_asked(&self, dsp: usize, imps: usize, status: NonBidStatus) {
+        for _ in 0..imps {
+            self.recorder.non_bid(dsp, status.code());
+        }
     }
 
     /// Arrival, and the smaller of what the SSP leaves us and our own cap.

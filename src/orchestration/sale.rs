@@ -14,6 +14,10 @@ use crate::openrtb::codes::LossReason;
 use crate::openrtb::{self, BidRequest, Imp, NumberText};
 use crate::telemetry::Rounded;
 
+/// Rounds of selling in which groups that would win only in part are taken out; after that all groups are. Real answers
+/// have none or one, and each round costs as much as a whole auction: a DSP must not have it held hundreds of times.
+const GROUP_ROUNDS_MAX: usize = 8;
+
 /// What became of every offer, and what each winner pays.
 #[derive(Debug)]
 pub(super) struct Sales<'a> {
@@ -39,14 +43,18 @@ impl<T: Transport> Orchestrator<T> {
                 .map(|imp| self.terms(request, imp, plan.currency, arena)),
         );
         let out = arena.alloc_slice_fill_copy(offers.list.len(), false);
-        loop {
+        let groups = arena.alloc_slice_fill_copy(offers.groups, Fared::default());
+        for _ in 0..GROUP_ROUNDS_MAX {
             let sales = self.sell_all(&terms, &offers.list, out, arena);
-            // A group that would win only in part leaves as a whole, and the rest is sold anew. Each round takes out
-            // at least one group, so this ends.
-            if !take_out_broken_groups(&offers.list, sales.verdicts, out) {
+            // A group that would win only in part leaves as a whole, and the rest is sold anew.
+            if !take_out_broken_groups(&offers.list, sales.verdicts, groups, out) {
                 return sales;
             }
         }
+        for (offer, out) in offers.list.iter().zip(&mut *out) {
+            *out |= offer.group.is_some();
+        }
+        self.sell_all(&terms, &offers.list, out, arena)
     }
 
     fn sell_all<'a>(
@@ -145,22 +153,33 @@ fn auction_type(at: openrtb::AuctionType) -> AuctionType {
     }
 }
 
+/// How a group fared in one round.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fared {
+    won: bool,
+    lost: bool,
+}
+
 /// Takes out every group of which some but not all bids won. Returns whether there was one.
-fn take_out_broken_groups(offers: &[OfferFor<'_>], verdicts: &[Verdict], out: &mut [bool]) -> bool {
-    let mut broken = false;
-    for (position, offer) in offers.iter().enumerate() {
-        let Some(group) = offer.group else { continue };
-        let in_group = |(_, other): &(usize, &OfferFor<'_>)| {
-            other.group == Some(group) && other.offer.dsp == offer.offer.dsp
-        };
-        let won = |(position, _): (usize, &OfferFor<'_>)| verdicts[position] == Verdict::Won;
-        let lost = verdicts[position] != Verdict::Won && !out[position];
-        if lost && offers.iter().enumerate().filter(in_group).any(won) {
-            for (member, _) in offers.iter().enumerate().filter(in_group) {
-                out[member] = true;
+fn take_out_broken_groups(
+    offers: &[OfferFor<'_>],
+    verdicts: &[Verdict],
+    groups: &mut [Fared],
+    out: &mut [bool],
+) -> bool {
+    groups.fill(Fared::default());
+    for ((offer, verdict), out) in offers.iter().zip(verdicts).zip(&*out) {
+        if let (Some(group), false) = (offer.group, out) {
+            match verdict {
+                Verdict::Won => groups[group].won = true,
+                Verdict::Lost(_) => groups[group].lost = true,
             }
-            broken = true;
         }
     }
-    broken
+    for (offer, out) in offers.iter().zip(out) {
+        *out |= offer
+            .group
+            .is_some_and(|group| groups[group].won && groups[group].lost);
+    }
+    groups.iter().any(|group| group.won && group.lost)
 }

@@ -70,7 +70,7 @@ label_values! {
         Error = "error",
         /// Answered with something that is not a valid bid response.
         Invalid = "invalid",
-        /// Not called: its rate limit is used up.
+        /// Not called: every connection to it was busy.
         Throttled = "throttled",
         /// Not called: its breaker is open.
         OpenBreaker = "open_breaker",

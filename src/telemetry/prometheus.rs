@@ -267,7 +267,7 @@ pub const CATALOGUE: &[Metric] = &[
     Metric {
         name: "deadline_missed_total",
         kind: Kind::Counter,
-        help: "Answers handed to the socket after their deadline.",
+        help: "Outcomes that were ready only when the SSP's tmax was over.",
         labels: &[],
         samples: |merged, samples| samples.integer(&[], merged.tally.deadline_missed),
     },

@@ -189,7 +189,7 @@ impl Recorder {
             .add_one(PanicLayer::Request);
     }
 
-    /// An answer was handed to the socket after its deadline.
+    /// An outcome was ready only when the SSP's tmax was over.
     pub fn deadline_missed(&self) {
         self.current.borrow_mut().tally.deadline_missed += 1;
     }

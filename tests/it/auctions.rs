@@ -396,6 +396,16 @@ fn several_imps() {
         "1 b 0.000001, 2 b 1.000001",
     );
     check(
+        "a group with two bids for one imp wins nothing",
+        &["group:x 1=3 1=2.5", "1=2 2=2"],
+        "1 b 0.000001, 2 b 1.000001",
+    );
+    check(
+        "another seat's bad bid is not the group's",
+        &["seat:x 1=-1 group:x 1=3 2=3", "1=2 2=2"],
+        "1 x 2.000001, 2 x 2.000001",
+    );
+    check(
         "a broken group leaves the rest alone",
         &["group:x 1=3 2=3 seat:y 3=1", "2=4"],
         "2 b 1.000001, 3 y 0.000001",

@@ -274,6 +274,11 @@ impl<T> ClientConnection<T> {
             if self.output.capacity() > OUTPUT_BYTES_KEPT {
                 self.output.shrink_to(OUTPUT_BYTES_KEPT);
             }
+        } else if self.written >= OUTPUT_BYTES_KEPT.max(self.output.len() / 2) {
+            // A peer that always leaves something unread must not make us keep all that it has read. What is moved is at
+            // most what was written since the last time.
+            self.output.drain(..self.written);
+            self.written = 0;
         }
     }
 
@@ -290,11 +295,6 @@ impl<T> ClientConnection<T> {
     /// Gives a call up and tells the peer.
     pub(in crate::fanout) fn cancel(&mut self, id: u32) -> Option<T> {
         self.give_up(id, code::CANCEL)
-    }
-
-    /// No more calls; those under way go on.
-    pub(in crate::fanout) fn retire(&mut self) {
-        self.retired = true;
     }
 
     /// Whether it takes no more calls, by our wish, the peer's, or because its ids are used up.
@@ -633,6 +633,8 @@ impl<T> ClientConnection<T> {
         self.greeted = true;
         for [id_high, id_low, value @ ..] in settings {
             let id = u16::from_be_bytes([*id_high, *id_low]);
+            // Each, not each frame: a change of the window walks over all streams, and a frame holds 2,730 of them.
+            self.spend_idle_frame()?;
             self.on_setting(id, u32::from_be_bytes(*value))?;
         }
         frame::write_header(&mut self.output, 0, kind::SETTINGS, flag::ACK, 0);

@@ -626,6 +626,31 @@ fn settings_are_checked_and_acknowledged() {
 }
 
 #[test]
+fn a_flood_of_settings_in_one_frame_counts_each() {
+    let flood = vec![(setting::INITIAL_WINDOW_SIZE, 65_535); 2_700];
+    assert_eq!(
+        feed(&mut greeted(1), &settings(&flood)),
+        "closes 11: flood",
+        "2,700 walks over all streams"
+    );
+    assert_eq!(feed(&mut greeted(1), &settings(&flood[..100])), "");
+}
+
+#[test]
+fn what_was_written_is_given_back_though_something_is_always_left() {
+    let mut client = greeted(0);
+    feed(&mut client, &window(0, 0x7000_0000));
+    let body = vec![b'x'; 4_000];
+    for call in 0..2_000 {
+        let id = client.start(&request(), &body, call).unwrap();
+        client.wrote(client.output().len() - 1);
+        client.cancel(id);
+    }
+    let held = client.output.len();
+    assert!(held < 2 * OUTPUT_BYTES_KEPT, "{held} bytes of 8 MB are kept");
+}
+
+#[test]
 fn no_more_streams_than_the_peer_wants() {
     let mut client = client(3);
     feed(&mut client, &settings(&[(setting::MAX_CONCURRENT_STREAMS, 2)]));

@@ -301,12 +301,6 @@ impl Conversation {
         }
     }
 
-    /// No more calls; true when there are none now.
-    pub(super) fn retire(&mut self) -> bool {
-        self.http.retire();
-        self.http.calls() == 0
-    }
-
     #[cfg(test)]
     pub(super) fn is_flushed(&self) -> bool {
         self.http.output().is_empty()

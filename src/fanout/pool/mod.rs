@@ -425,8 +425,8 @@ impl Pool {
             }
             result => result,
         };
-        let wanted = self.gatherings.complete(ticket, now, result);
-        if answered && (late || !wanted) {
+        self.gatherings.complete(ticket, now, result);
+        if answered && late {
             self.observer.late(dsp, now.since(due_at));
         }
     }
@@ -449,14 +449,14 @@ impl Transport for Pool {
         };
         let is_free = match &mut connection.wire {
             Wire::Http1(exchange) => exchange.distrust(),
-            Wire::Http2(conversation) => conversation.retire(),
+            // The stream says which question an answer belongs to, whatever the answer says: the next one is not in
+            // doubt, and a DSP that never gets ids right would cost us a connection for each answer.
+            Wire::Http2(_) => false,
         };
-        let (dsp, since) = (&self.dsps[connection.dsp], connection.since);
+        let since = connection.since;
         drop(connections);
         if is_free {
             self.close(token.index(), CallFailure::Lost, since);
-        } else if let Side::Http2(side) = &dsp.side {
-            side.strike_off(dsp, token);
         }
     }
 }
