@@ -1,5 +1,6 @@
 //! Takes new connections from the shard's listener and has each served by a task of its own.
 
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,12 +32,20 @@ pub(super) fn start<T: Transport + 'static>(
         Rc::clone(&done),
     );
     net::spawn(async move {
+        let mut out_of_resources = false;
         while !stop.is_raised() {
-            if !take_all(&listener, &ingress) {
+            if let Err(error) = take_all(&listener, &ingress) {
+                // Once, not fifty times a second.
+                if !std::mem::replace(&mut out_of_resources, true) {
+                    tracing::warn!(%error, "cannot accept; trying again until it works");
+                }
                 timers
                     .sleep_until(timers.now().after(OUT_OF_RESOURCES_PAUSE))
                     .await;
                 continue;
+            }
+            if std::mem::take(&mut out_of_resources) {
+                tracing::warn!("accepting again");
             }
             let stopped = async {
                 stop.raised().await;
@@ -49,25 +58,24 @@ pub(super) fn start<T: Transport + 'static>(
                     .await;
             }
         }
-        take_all(&listener, &ingress);
+        if let Err(error) = take_all(&listener, &ingress) {
+            tracing::warn!(%error, "cannot accept; who still waited is refused");
+        }
         drop(listener);
         tells.raise();
     });
     done
 }
 
-/// Returns whether the listener is empty; if not, there are no resources to take more.
-fn take_all<T: Transport + 'static>(listener: &Listener, ingress: &Rc<Ingress<T>>) -> bool {
+/// Takes connections until there are no more, or no resources to take more.
+fn take_all<T: Transport + 'static>(listener: &Listener, ingress: &Rc<Ingress<T>>) -> io::Result<()> {
     loop {
         match listener.accept() {
             Ok(Some(stream)) => net::spawn(serve(Rc::clone(ingress), stream)),
-            Ok(None) => return true,
+            Ok(None) => return Ok(()),
             // The peer gave up between its SYN and now.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept");
-                return false;
-            }
+            Err(error) => return Err(error),
         }
     }
 }

@@ -82,7 +82,7 @@ pub fn run(prepared: &Prepared, on_ready: impl FnOnce(Addresses)) -> io::Result<
     let control = open_admin_port(prepared, merged, Arc::clone(&readiness), asks)?;
     let mut supervisor = Supervisor::start(prepared, recorders)?;
     let mut signals_seen = 0;
-    if supervisor.wait_until_ready() {
+    if supervisor.wait_until_ready(&asked, &mut signals_seen) {
         readiness.advance(State::Ready);
         let shards = supervisor.shards.len();
         on_ready(Addresses {
@@ -197,17 +197,25 @@ impl Supervisor {
         Ok(())
     }
 
-    /// False when a shard cannot even start: trying again would not help.
-    fn wait_until_ready(&mut self) -> bool {
-        for _ in 0..self.shards.len() {
-            match self.events.recv() {
-                Ok(Event::Ready(_)) => {}
-                Ok(Event::Ended(index)) => {
-                    self.bury(index);
-                    self.given_up = true;
+    /// False when it is to end before that: a shard cannot even start, and trying again would not help; or a signal came.
+    fn wait_until_ready(&mut self, asked: &Receiver<Ask>, signals_seen: &mut usize) -> bool {
+        let events = self.events.clone();
+        let mut starting = self.shards.len();
+        while starting > 0 {
+            select! {
+                recv(asked) -> ask => {
+                    *signals_seen += usize::from(ask == Ok(Ask::Signal));
                     return false;
-                }
-                Err(_) => return false,
+                },
+                recv(events) -> event => match event {
+                    Ok(Event::Ready(_)) => starting -= 1,
+                    Ok(Event::Ended(index)) => {
+                        self.bury(index);
+                        self.given_up = true;
+                        return false;
+                    }
+                    Err(_) => return false,
+                },
             }
         }
         true
