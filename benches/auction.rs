@@ -26,6 +26,8 @@ fn main() {
             seat: Some("seat"),
             price: cpm(1_000_000 + i64::from(dsp * 7 % DSPS) * 10_000),
             deal: None,
+            floor: None,
+            deal_floor: None,
             adomain: &["adv.example"],
         })
         .collect();

@@ -24,13 +24,18 @@ pub(super) fn admit(offer: &Offer<'_>, imp: &ImpTerms<'_>, rules: &Rules) -> Res
     let auction_type = deal
         .and_then(|deal| deal.auction_type)
         .unwrap_or(imp.auction_type);
-    let floor = applicable_floor(imp, deal)?;
+    let below = if deal.is_some() {
+        LossReason::BelowDealFloor
+    } else {
+        LossReason::BelowFloor
+    };
+    let floor = match applicable_floor(offer, imp, deal) {
+        Floor::Known(floor) => floor,
+        Floor::Unmet => return Err(below),
+        Floor::Unknown => return Err(LossReason::InternalError),
+    };
     if !meets_floor(offer, floor, auction_type, rules.floor_rule) {
-        return Err(if deal.is_some() {
-            LossReason::BelowDealFloor
-        } else {
-            LossReason::BelowFloor
-        });
+        return Err(below);
     }
     let worth = if auction_type == AuctionType::FixedPrice {
         floor
@@ -104,15 +109,13 @@ fn is_same_or_subdomain(domain: &str, listed: &str) -> bool {
     tail.eq_ignore_ascii_case(listed) && (front.is_empty() || front.ends_with(b"."))
 }
 
-/// The deal's floor; the imp's where the deal has none, or 0, or there is no deal.
-fn applicable_floor(imp: &ImpTerms<'_>, deal: Option<&DealTerms<'_>>) -> Result<Cpm, LossReason> {
-    let own = deal
-        .map(|deal| deal.floor)
+/// The deal's floor; the imp's where the deal has none, or 0, or there is no deal. Each of them as it is for this
+/// bid, where it depends on the bid.
+fn applicable_floor(offer: &Offer<'_>, imp: &ImpTerms<'_>, deal: Option<&DealTerms<'_>>) -> Floor {
+    let of_deal = deal
+        .map(|deal| offer.deal_floor.unwrap_or(deal.floor))
         .filter(|floor| *floor != Floor::Known(Cpm::ZERO));
-    match own.unwrap_or(imp.floor) {
-        Floor::Known(floor) => Ok(floor),
-        Floor::Unknown => Err(LossReason::InternalError),
-    }
+    of_deal.unwrap_or_else(|| offer.floor.unwrap_or(imp.floor))
 }
 
 /// An open bid of 0 is below any floor, also that of 0: it offers nothing. With a deal 0 may be the agreed

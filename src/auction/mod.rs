@@ -62,7 +62,7 @@ pub fn sell<'a>(imp: &ImpTerms<'_>, offers: &[Offer<'_>], rules: &Rules, arena: 
 /// What the SSP's request says about one imp, as far as it decides the auction.
 #[derive(Clone, Copy, Debug)]
 pub struct ImpTerms<'a> {
-    /// `imp.bidfloor`, or what the video or audio object says instead (OpenRTB 2.6 §7.11.2).
+    /// `imp.bidfloor`: for every offer that has no [`Offer::floor`] of its own.
     pub floor: Floor,
     /// `at` of the request; deals may have their own.
     pub auction_type: AuctionType,
@@ -83,7 +83,8 @@ pub struct ImpTerms<'a> {
 pub struct DealTerms<'a> {
     /// What a bid's `dealid` must equal.
     pub id: &'a str,
-    /// `deal.bidfloor`; 0, its default, means that the imp's floor applies (§7.11.2).
+    /// `deal.bidfloor`; for every offer that has no [`Offer::deal_floor`] of its own. 0, the default, means that
+    /// the imp's floor applies (§7.11.2).
     pub floor: Floor,
     /// `deal.at`; absent = that of the request.
     pub auction_type: Option<AuctionType>,
@@ -108,6 +109,11 @@ pub struct Offer<'a> {
     pub price: Cpm,
     /// `bid.dealid`; `None` = an open bid. An empty string names no deal and should be `None` as well.
     pub deal: Option<&'a str>,
+    /// What this bid has to meet instead of [`ImpTerms::floor`], where the imp's video or audio object states a
+    /// floor that depends on the bid: on its kind of media, on its duration (§7.11.2).
+    pub floor: Option<Floor>,
+    /// The same instead of the [`DealTerms::floor`] of the deal it names; 0 means here too that the imp's applies.
+    pub deal_floor: Option<Floor>,
     /// `bid.adomain`.
     pub adomain: &'a [&'a str],
 }
@@ -137,11 +143,15 @@ pub enum FloorRule {
     Above,
 }
 
-/// A minimum CPM in the auction's currency, if it could be brought there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A minimum CPM in the auction's currency, if it could be brought there. Of two, the greater is the one that is
+/// harder to meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Floor {
     /// The floor, rounded up.
     Known(Cpm),
+    /// The floor depends on what the bid does not say, such as its duration, so the bid cannot show that it meets
+    /// it: whatever its price, it is below.
+    Unmet,
     /// There is a floor, but no rate to compare it by. Nothing is sold against it: an offer it applies to
     /// loses with [`LossReason::InternalError`], since the fault is neither the price nor the DSP's.
     Unknown,

@@ -82,8 +82,10 @@ fn objection(imp: &ImpTerms<'_>, offer: &Offer<'_>, rules: &Rules) -> u16 {
         }
     }
     let below = if deal.is_some() { 101 } else { 100 };
-    let Some(floor) = floor_of(imp, deal) else {
-        return 1;
+    let floor = match floor_of(imp, offer, deal) {
+        Floor::Known(floor) => i128::from(floor.micros()),
+        Floor::Unmet => return below,
+        Floor::Unknown => return 1,
     };
     if price < floor || (price == 0 && deal.is_none()) {
         return below;
@@ -95,7 +97,10 @@ fn objection(imp: &ImpTerms<'_>, offer: &Offer<'_>, rules: &Rules) -> u16 {
 fn candidate<'a>(imp: &'a ImpTerms<'a>, index: usize, offer: &'a Offer<'a>, rules: &Rules) -> Candidate<'a> {
     let deal = deal_of(imp, offer);
     let at = type_of(imp, deal);
-    let floor = floor_of(imp, deal).expect("an unknown floor is an objection");
+    let Floor::Known(floor) = floor_of(imp, offer, deal) else {
+        panic!("any other floor is an objection")
+    };
+    let floor = i128::from(floor.micros());
     let price = i128::from(offer.price.micros());
     Candidate {
         index,
@@ -137,14 +142,21 @@ fn type_of(imp: &ImpTerms<'_>, deal: Option<&DealTerms<'_>>) -> AuctionType {
     })
 }
 
-fn floor_of(imp: &ImpTerms<'_>, deal: Option<&DealTerms<'_>>) -> Option<i128> {
-    let micros = |floor| match floor {
-        Floor::Known(cpm) => Some(i128::from(cpm.micros())),
-        Floor::Unknown => None,
-    };
-    match deal {
-        Some(deal) if micros(deal.floor) != Some(0) => micros(deal.floor),
-        _ => micros(imp.floor),
+/// The first that says something of: the deal for this bid or for all, the imp for this bid, the imp for all.
+fn floor_of(imp: &ImpTerms<'_>, offer: &Offer<'_>, deal: Option<&DealTerms<'_>>) -> Floor {
+    let says_something = |floor: &Floor| !matches!(floor, Floor::Known(cpm) if cpm.micros() == 0);
+    if let Some(deal) = deal {
+        let stated = match offer.deal_floor {
+            Some(for_this_bid) => for_this_bid,
+            None => deal.floor,
+        };
+        if says_something(&stated) {
+            return stated;
+        }
+    }
+    match offer.floor {
+        Some(for_this_bid) => for_this_bid,
+        None => imp.floor,
     }
 }
 

@@ -5,7 +5,8 @@
 //! - Terms: `floor 0.85` (`?` = no rate), `first`, `above`, `inc 0.01`, `prefer-deals`, `private`,
 //!   `wseat a,b`, `bseat a,b`, and deals as `deal:ID` with any of `:floor=2`, `:at=3`, `:guar`,
 //!   `:wseat=a,b`, `:wadomain=x,y`.
-//! - Offers: `[dsp[.seat]:]price[@deal][/domain,domain]`; without a DSP, each is another's: `a`, `b`, ...
+//! - Offers: `[dsp[.seat]:]price[@deal][/domain,domain][~floor][^deal's floor]`; without a DSP, each is another's:
+//!   `a`, `b`, ... A floor that the bid cannot show to meet is `-`.
 //! - Codes: what `${AUCTION_LOSS}` says to each offer. Min: `${AUCTION_MIN_TO_WIN}` of each, `-` = empty.
 
 use bumpalo::Bump;
@@ -186,6 +187,30 @@ fn an_unknown_floor_is_never_undercut() {
 }
 
 #[test]
+fn a_bid_may_have_a_floor_of_its_own() {
+    check("floor 1 | 15~15 -> 15 pays 15");
+    check("floor 1 | 14.99~15 -> nobody; codes 100");
+    check("floor 1 | 0.50~0.25 -> 0.5 pays 0.250001");
+    check("floor 1 | 0.50~0 -> 0.5 pays 0.000001");
+    check("floor 1 above | 15~15 -> nobody; codes 100");
+    check("floor 1 | 20~15 12~10 -> 20 pays 15.000001 by a; codes 0 102");
+    check("floor 1 | 14~15 12~10 -> 12 pays 10.000001 by b; codes 100 0");
+    check("floor ? | 2~1 2 -> 2 pays 1.000001 by a; codes 0 1");
+    check("floor 1 | max~? max~- 2 -> 2 pays 1.000001 by c; codes 1 100 0");
+    // A deal's comes before it.
+    check("floor 1 deal:D:floor=2 | 2@D~15 -> 2 pays 2");
+    check("floor 1 deal:D | 14.99@D~15 -> nobody; codes 101");
+    check("floor 1 deal:D | 15@D~15 -> 15 pays 15");
+    check("floor 1 deal:D:floor=2 | 14.99@D^15 -> nobody; codes 101");
+    check("floor 1 deal:D:floor=2 | 15@D^15 -> 15 pays 15");
+    check("floor 1 deal:D:floor=2 | 1.50@D^1.25 -> 1.5 pays 1.250001");
+    check("floor 1 deal:D:floor=2 | 14.99@D~15^0 -> nobody; codes 101");
+    check("floor 1 deal:D:floor=2 | max@D^- max@D^? -> nobody; codes 101 1");
+    check("floor 1 deal:D:at=3 | 20@D^15 -> 20 pays 15");
+    check("floor 1 | 2^15 -> 2 pays 1.000001");
+}
+
+#[test]
 fn private_auctions() {
     check("floor 1 private deal:D:floor=2 | 3@D 9 -> 3 pays 2.000001 by a; codes 0 4");
     check("floor 1 private | 3@D 9 -> nobody; codes 4 4");
@@ -290,11 +315,11 @@ fn hold_to_the_laws(setting: &Setting, offers: &[OwnedOffer]) -> Result<(), Test
         if let Some(winner) = sale.winner {
             let offer = &offers[winner.offer];
             let deal = imp.deals.iter().find(|deal| Some(deal.id) == offer.deal);
-            let own = deal
-                .map(|deal| deal.floor)
+            let of_deal = deal
+                .map(|deal| offer.deal_floor.unwrap_or(deal.floor))
                 .filter(|floor| *floor != Floor::Known(Cpm::ZERO));
-            let Floor::Known(floor) = own.unwrap_or(imp.floor) else {
-                panic!("sold against an unknown floor")
+            let Floor::Known(floor) = of_deal.or(offer.floor).unwrap_or(imp.floor) else {
+                panic!("sold against a floor that nothing meets")
             };
             prop_assert!(floor <= winner.min_to_win && winner.min_to_win <= winner.worth);
             prop_assert!(floor <= winner.clearing && winner.clearing <= winner.worth);
@@ -352,6 +377,8 @@ struct OwnedOffer {
     seat: Option<String>,
     price: Cpm,
     deal: Option<String>,
+    floor: Option<Floor>,
+    deal_floor: Option<Floor>,
     adomain: Vec<String>,
 }
 
@@ -463,6 +490,8 @@ impl OwnedOffer {
             seat: self.seat.as_deref(),
             price: self.price,
             deal: self.deal.as_deref(),
+            floor: self.floor,
+            deal_floor: self.deal_floor,
             adomain,
         }
     }
@@ -477,6 +506,12 @@ fn read_offers(text: &str) -> Vec<OwnedOffer> {
         let (name, seat) = who
             .split_once('.')
             .map_or((who.as_str(), None), |(name, seat)| (name, Some(seat.to_owned())));
+        let (what, deal_floor) = what
+            .split_once('^')
+            .map_or((what, None), |(what, text)| (what, Some(floor(text))));
+        let (what, own_floor) = what
+            .split_once('~')
+            .map_or((what, None), |(what, text)| (what, Some(floor(text))));
         let (what, domains) = what.split_once('/').unwrap_or((what, ""));
         let (price, deal) = what
             .split_once('@')
@@ -495,6 +530,8 @@ fn read_offers(text: &str) -> Vec<OwnedOffer> {
             seat,
             price: cpm(price),
             deal,
+            floor: own_floor,
+            deal_floor,
             adomain: list(domains),
         });
     }
@@ -509,7 +546,7 @@ fn any_price() -> impl Strategy<Value = Cpm> {
 
 fn any_floor() -> impl Strategy<Value = Floor> {
     let known = any_price().prop_map(Floor::Known);
-    prop_oneof![5 => known, 3 => Just(Floor::Known(Cpm::ZERO)), 1 => Just(Floor::Unknown)]
+    prop_oneof![5 => known, 3 => Just(Floor::Known(Cpm::ZERO)), 1 => Just(Floor::Unknown), 1 => Just(Floor::Unmet)]
 }
 
 fn any_of(words: &'static [&'static str], count_max: usize) -> impl Strategy<Value = Vec<String>> {
@@ -567,10 +604,11 @@ prop_compose! {
 prop_compose! {
     fn any_offer()(
         dsp in 0..5_u16, seat in option::of(select(SEATS)), price in any_price(),
-        deal in option::of(select(DEALS)), adomain in any_of(DOMAINS, 2),
+        deal in option::of(select(DEALS)), floor in option::weighted(0.2, any_floor()),
+        deal_floor in option::weighted(0.2, any_floor()), adomain in any_of(DOMAINS, 2),
     ) -> OwnedOffer {
         let (seat, deal) = (seat.map(str::to_owned), deal.map(str::to_owned));
-        OwnedOffer { name: String::new(), dsp, position: 0, seat, price, deal, adomain }
+        OwnedOffer { name: String::new(), dsp, position: 0, seat, price, deal, floor, deal_floor, adomain }
     }
 }
 
@@ -593,10 +631,10 @@ fn cpm(text: &str) -> Cpm {
 }
 
 fn floor(text: &str) -> Floor {
-    if text == "?" {
-        Floor::Unknown
-    } else {
-        Floor::Known(cpm(text))
+    match text {
+        "?" => Floor::Unknown,
+        "-" => Floor::Unmet,
+        text => Floor::Known(cpm(text)),
     }
 }
 

@@ -18,7 +18,7 @@ mod validate;
 mod write;
 
 pub use parse::{Limits, Parser};
-pub use request::{AuctionType, BidRequest, Deal, Imp, Inventory, Media};
+pub use request::{AuctionType, BidRequest, Deal, DurFloor, DurationFloors, Imp, Inventory, Media};
 pub use response::{BadBid, BadResponse, Bid, BidFault, BidResponse, BidText, SeatBid};
 pub use splice::{Edit, Splice, splice};
 pub use validate::{Invalid, PROBLEMS_MAX, Problem, Rule, UnknownMember, Validation};

@@ -137,7 +137,7 @@ enum Malformed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openrtb::{AuctionType, BidFault, Inventory, Media, NumberText, Splice};
+    use crate::openrtb::{AuctionType, BidFault, DurationFloors, Inventory, Media, NumberText, Splice};
 
     fn parser() -> Parser {
         Parser::new(Limits {
@@ -345,6 +345,51 @@ mod tests {
             r#","video":{"mimes":["a"],"mincpmpersec":"1"}"#,
             "imp[0].video.mincpmpersec: must be a number, is a string",
         );
+        check_imp(
+            r#","audio":{"mimes":["a"],"mincpmpersec":-0.1}"#,
+            "imp[0].audio.mincpmpersec: must not be negative",
+        );
+        check_imp(
+            r#","pmp":{"deals":[{"id":"d","mincpmpersec":-1}]}"#,
+            "imp[0].pmp.deals[0].mincpmpersec: must not be negative",
+        );
+    }
+
+    #[test]
+    fn floors_by_duration_are_ranges_of_whole_seconds() {
+        let durfloors = |floors: &str, verdict: &str| {
+            let said = |at: &str| verdict.replace("durfloors", &format!("imp[0].{at}.durfloors"));
+            for media in ["video", "audio"] {
+                let member = format!(r#","{media}":{{"mimes":["a"],"durfloors":{floors}}}"#);
+                check_imp(&member, &said(media));
+            }
+            let deal = format!(r#","pmp":{{"deals":[{{"id":"d","durfloors":{floors}}}]}}"#);
+            check_imp(&deal, &said("pmp.deals[0]"));
+        };
+        durfloors("[]", "ok");
+        durfloors(r#"[{"mindur":15,"maxdur":30,"bidfloor":1},{"mindur":31}]"#, "ok");
+        durfloors(r#"{"mindur":15,"bidfloor":1,"ext":{}}"#, "ok");
+        durfloors("7", "durfloors: must be an array of objects, is a number");
+        durfloors("[7]", "durfloors[0]: must be an object, is a number");
+        durfloors(
+            r#"[{},{"mindur":-1}]"#,
+            "durfloors[1].mindur: must not be negative",
+        );
+        durfloors(
+            r#"[{"maxdur":"30"}]"#,
+            "durfloors[0].maxdur: must be an integer, is a string",
+        );
+        durfloors(
+            r#"[{"bidfloor":-1}]"#,
+            "durfloors[0].bidfloor: must not be negative",
+        );
+        durfloors(
+            r#"[{"bidfloor":1,"bidfloor":2}]"#,
+            "durfloors[0].bidfloor: is there more than once",
+        );
+        let many = |count| format!("[{}]", vec!["{}"; count].join(","));
+        durfloors(&many(100), "ok");
+        durfloors(&many(101), "durfloors: must not have more than 100 elements");
     }
 
     #[test]
@@ -421,6 +466,43 @@ mod tests {
         );
         assert_eq!((deal.floor_cur, deal.at), (None, Some(AuctionType::FixedPrice)));
         assert!(deal.guaranteed && deal.wseat == ["x"] && deal.wadomain == ["a.com"]);
+    }
+
+    #[test]
+    fn floors_by_duration_are_read() {
+        let body = r#"{"id":"r","imp":[{"id":"1","video":{"mimes":["a"],"mincpmpersec":0.5,"w":1},"audio":{
+            "durfloors":[{"mindur":15,"maxdur":30,"bidfloor":1.50},{"maxdur":14}],"mimes":["a"]},"pmp":{"deals":[
+            {"id":"d","mincpmpersec":2e0,"durfloors":{"mindur":31}}]}}]}"#;
+        let arena = Bump::new();
+        let request = parser()
+            .parse_request(body.as_bytes(), &arena, &Validation::default())
+            .unwrap();
+        let imp = request.imps[0];
+        let text = |number: Option<NumberText<'_>>| {
+            number.map(|number| String::from_utf8(number.as_bytes().to_vec()).unwrap())
+        };
+        let read = |floors: DurationFloors<'_>| {
+            let ranges = floors.ranges.iter();
+            let ranges: Vec<_> = ranges
+                .map(|range| (range.mindur_s, range.maxdur_s, text(range.floor)))
+                .collect();
+            (text(floors.per_second), ranges)
+        };
+        assert_eq!(read(imp.video_floors), (Some("0.5".to_owned()), vec![]));
+        assert_eq!(
+            read(imp.audio_floors),
+            (
+                None,
+                vec![
+                    (Some(15), Some(30), Some("1.50".to_owned())),
+                    (None, Some(14), None)
+                ]
+            )
+        );
+        assert_eq!(
+            read(imp.deals[0].duration_floors),
+            (Some("2e0".to_owned()), vec![(Some(31), None, None)])
+        );
     }
 
     #[test]

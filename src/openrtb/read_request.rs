@@ -1,13 +1,18 @@
 //! Reads a bid request from its tape: picks out what the auction uses, strictly, and has the rest checked.
 
 use super::cursor::{self, Cursor, Elements, Members};
-use super::fields::{BID_REQUEST, DEAL, IMP, PMP, QTY, SOURCE, Table, indices};
+use super::fields::{AUDIO, BID_REQUEST, DEAL, DUR_FLOORS, IMP, PMP, QTY, SOURCE, Table, VIDEO, indices};
 use super::request::TmaxPlace;
 use super::validate::{Invalid, Problems, Rule, Validation, check, floor};
-use super::{AuctionType, BidRequest, Deal, Imp, Inventory, Limits, Media, NumberText, Span};
+use super::{
+    AuctionType, BidRequest, Deal, DurFloor, DurationFloors, Imp, Inventory, Limits, Media, NumberText, Span,
+};
 use bumpalo::Bump;
 use bumpalo::collections::Vec as BumpVec;
 use simd_json::Node;
+
+/// Ranges in one `durfloors`: each bid looks for its own among them. A break has a handful of lengths.
+const DUR_FLOORS_MAX: usize = 100;
 
 pub(super) fn read<'a>(
     body: &'a [u8],
@@ -125,7 +130,7 @@ impl<'a> Reader<'_, 'a> {
 
     fn imp(&mut self) -> Option<Imp<'a>> {
         indices!(IMP {
-            ID = "id", BANNER = "banner", VIDEO = "video", AUDIO = "audio", NATIVE = "native", PMP_ = "pmp",
+            ID = "id", BANNER = "banner", VIDEO_ = "video", AUDIO_ = "audio", NATIVE = "native", PMP_ = "pmp",
             BIDFLOOR = "bidfloor", BIDFLOORCUR = "bidfloorcur", SECURE = "secure", EXP = "exp", QTY_ = "qty",
         });
         let position = self.cursor.position();
@@ -134,14 +139,21 @@ impl<'a> Reader<'_, 'a> {
         while let Some(index) = members.next(&mut self.cursor) {
             match index {
                 ID => imp.id = self.text().unwrap_or_default(),
-                BANNER | VIDEO | AUDIO | NATIVE => {
-                    imp.media.add(match index {
-                        BANNER => Media::BANNER,
-                        VIDEO => Media::VIDEO,
-                        AUDIO => Media::AUDIO,
-                        _ => Media::NATIVE,
+                BANNER | NATIVE => {
+                    imp.media.add(if index == BANNER {
+                        Media::BANNER
+                    } else {
+                        Media::NATIVE
                     });
                     self.check(&IMP, index);
+                }
+                VIDEO_ => {
+                    imp.media.add(Media::VIDEO);
+                    imp.video_floors = self.video();
+                }
+                AUDIO_ => {
+                    imp.media.add(Media::AUDIO);
+                    imp.audio_floors = self.audio();
                 }
                 PMP_ => (imp.private_auction, imp.deals) = self.pmp(),
                 BIDFLOOR => imp.floor = floor(&mut self.cursor, &mut self.problems),
@@ -157,6 +169,67 @@ impl<'a> Reader<'_, 'a> {
         }
         self.problems.object(position, &members);
         Some(imp)
+    }
+
+    fn video(&mut self) -> DurationFloors<'a> {
+        indices!(VIDEO { MINCPMPERSEC = "mincpmpersec", DURFLOORS = "durfloors" });
+        self.media(&VIDEO, MINCPMPERSEC, DURFLOORS)
+    }
+
+    fn audio(&mut self) -> DurationFloors<'a> {
+        indices!(AUDIO { MINCPMPERSEC = "mincpmpersec", DURFLOORS = "durfloors" });
+        self.media(&AUDIO, MINCPMPERSEC, DURFLOORS)
+    }
+
+    /// A media object of which the auction uses the floors, by their indices.
+    fn media(&mut self, table: &'static Table, per_second: usize, ranges: usize) -> DurationFloors<'a> {
+        let position = self.cursor.position();
+        let mut floors = DurationFloors::default();
+        let Some(mut members) = self.enter(table) else {
+            return floors;
+        };
+        while let Some(index) = members.next(&mut self.cursor) {
+            if index == per_second {
+                floors.per_second = floor(&mut self.cursor, &mut self.problems);
+            } else if index == ranges {
+                floors.ranges = self.dur_floors();
+            } else {
+                self.check(table, index);
+            }
+        }
+        self.problems.object(position, &members);
+        floors
+    }
+
+    /// A lone object passes for an array of one, as in all that is only forwarded.
+    fn dur_floors(&mut self) -> &'a [DurFloor<'a>] {
+        if matches!(self.cursor.peek(), Node::Object { .. }) {
+            return self
+                .dur_floor()
+                .map_or(&[], |only| self.arena.alloc_slice_copy(&[only]));
+        }
+        self.objects(DUR_FLOORS_MAX, Self::dur_floor)
+    }
+
+    fn dur_floor(&mut self) -> Option<DurFloor<'a>> {
+        indices!(DUR_FLOORS { MINDUR = "mindur", MAXDUR = "maxdur", BIDFLOOR = "bidfloor" });
+        let position = self.cursor.position();
+        let mut members = self.enter(&DUR_FLOORS)?;
+        let mut range = DurFloor {
+            mindur_s: None,
+            maxdur_s: None,
+            floor: None,
+        };
+        while let Some(index) = members.next(&mut self.cursor) {
+            match index {
+                MINDUR => range.mindur_s = self.count(),
+                MAXDUR => range.maxdur_s = self.count(),
+                BIDFLOOR => range.floor = floor(&mut self.cursor, &mut self.problems),
+                _ => self.check(&DUR_FLOORS, index),
+            }
+        }
+        self.problems.object(position, &members);
+        Some(range)
     }
 
     fn pmp(&mut self) -> (bool, &'a [Deal<'a>]) {
@@ -180,7 +253,7 @@ impl<'a> Reader<'_, 'a> {
     fn deal(&mut self) -> Option<Deal<'a>> {
         indices!(DEAL {
             ID = "id", BIDFLOOR = "bidfloor", BIDFLOORCUR = "bidfloorcur", AT = "at", WSEAT = "wseat",
-            WADOMAIN = "wadomain", GUAR = "guar",
+            WADOMAIN = "wadomain", GUAR = "guar", MINCPMPERSEC = "mincpmpersec", DURFLOORS = "durfloors",
         });
         let position = self.cursor.position();
         let mut members = self.enter(&DEAL)?;
@@ -194,6 +267,10 @@ impl<'a> Reader<'_, 'a> {
                 WSEAT => deal.wseat = self.texts(),
                 WADOMAIN => deal.wadomain = self.texts(),
                 GUAR => deal.guaranteed = self.flag(),
+                MINCPMPERSEC => {
+                    deal.duration_floors.per_second = floor(&mut self.cursor, &mut self.problems);
+                }
+                DURFLOORS => deal.duration_floors.ranges = self.dur_floors(),
                 _ => self.check(&DEAL, index),
             }
         }

@@ -123,6 +123,10 @@ pub struct Imp<'a> {
     pub floor: Option<NumberText<'a>>,
     /// Currency of `floor`; absent means USD. Deals do not inherit it.
     pub floor_cur: Option<&'a str>,
+    /// What `video` says instead of `floor`, in the same currency.
+    pub video_floors: DurationFloors<'a>,
+    /// What `audio` says instead of `floor`, in the same currency.
+    pub audio_floors: DurationFloors<'a>,
     /// Only bids on one of `deals` may win (§3.2.11).
     pub private_auction: bool,
     /// Deals on this imp.
@@ -143,6 +147,8 @@ impl Imp<'_> {
             media: Media::default(),
             floor: None,
             floor_cur: None,
+            video_floors: DurationFloors::default(),
+            audio_floors: DurationFloors::default(),
             private_auction: false,
             deals: &[],
             secure: false,
@@ -162,6 +168,8 @@ pub struct Deal<'a> {
     pub floor: Option<NumberText<'a>>,
     /// Currency of `floor`; absent means USD, whatever the imp says.
     pub floor_cur: Option<&'a str>,
+    /// What it says instead of `floor`, in the same currency.
+    pub duration_floors: DurationFloors<'a>,
     /// Overrides the request's.
     pub at: Option<AuctionType>,
     /// Seats that may bid on it; empty means all.
@@ -179,11 +187,50 @@ impl Deal<'_> {
             id: "",
             floor: None,
             floor_cur: None,
+            duration_floors: DurationFloors::default(),
             at: None,
             wseat: &[],
             wadomain: &[],
             guaranteed: false,
         }
+    }
+}
+
+/// Floors that depend on how long the creative is (§7.11.2). Usually there are none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DurationFloors<'a> {
+    /// `mincpmpersec` in CPM for each second, not negative.
+    pub per_second: Option<NumberText<'a>>,
+    /// `durfloors`, in their order; they may overlap.
+    pub ranges: &'a [DurFloor<'a>],
+}
+
+impl DurationFloors<'_> {
+    /// Nothing depends on the length.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.per_second.is_none() && self.ranges.is_empty()
+    }
+}
+
+/// The floor of creatives whose length is in a range (§3.2.35).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct DurFloor<'a> {
+    /// The shortest creative in the range, in seconds; absent means any that is not too long.
+    pub mindur_s: Option<u32>,
+    /// The longest creative in the range, in seconds; absent means any that is not too short.
+    pub maxdur_s: Option<u32>,
+    /// `bidfloor` in CPM, not negative; absent means 0.
+    pub floor: Option<NumberText<'a>>,
+}
+
+impl DurFloor<'_> {
+    /// A creative of so many seconds is in the range; both its ends are.
+    #[must_use]
+    pub fn holds(&self, dur_s: u32) -> bool {
+        self.mindur_s.is_none_or(|mindur_s| mindur_s <= dur_s)
+            && self.maxdur_s.is_none_or(|maxdur_s| dur_s <= maxdur_s)
     }
 }
 

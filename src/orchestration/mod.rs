@@ -2,6 +2,7 @@
 //! response. Knows nothing of HTTP towards the SSP, and nothing of sockets.
 
 mod arena;
+mod floors;
 mod isolate;
 mod offers;
 mod outcome;

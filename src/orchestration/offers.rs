@@ -230,6 +230,8 @@ impl<T: Transport> Orchestrator<T> {
             seat,
             price,
             deal: bid.dealid.map(|deal| &*arena.alloc_str(deal)),
+            floor: self.imp_floor_of(bid, &imps[imp], offers.currency),
+            deal_floor: self.deal_floor_of(bid, &imps[imp], offers.currency),
             adomain: arena.alloc_slice_fill_iter(bid.adomain.iter().map(|domain| &*arena.alloc_str(domain))),
         };
         Ok((imp, offer))

@@ -6,13 +6,11 @@ use bumpalo::collections::Vec as ArenaVec;
 use super::Orchestrator;
 use super::offers::{OfferFor, Offers};
 use super::plan::Plan;
-use crate::auction::{self, AuctionType, DealTerms, Floor, ImpTerms, Verdict, tie_seed};
+use crate::auction::{self, AuctionType, DealTerms, ImpTerms, Verdict, tie_seed};
 use crate::fanout::Transport;
-use crate::money::decimal::parse_micros;
-use crate::money::{Cpm, Currency, Money, Rounding};
+use crate::money::{Cpm, Currency};
 use crate::openrtb::codes::LossReason;
-use crate::openrtb::{self, BidRequest, Imp, NumberText};
-use crate::telemetry::Rounded;
+use crate::openrtb::{self, BidRequest, Imp};
 
 /// Rounds of selling in which groups that would win only in part are taken out; after that all groups are. Real answers
 /// have none or one, and each round costs as much as a whole auction: a DSP must not have it held hundreds of times.
@@ -113,35 +111,6 @@ impl<T: Transport> Orchestrator<T> {
             bseat: request.bseat,
             tie_seed: tie_seed(request.id, imp.id),
         }
-    }
-
-    /// A floor in the auction's currency; one that cannot be brought there is unknown, never zero.
-    fn floor(&self, text: Option<NumberText<'_>>, cur: Option<&str>, to: Currency) -> Floor {
-        let Some(text) = text else {
-            return Floor::Known(Cpm::ZERO);
-        };
-        let Ok(floor) = parse_micros(text.as_bytes(), Rounding::Up) else {
-            return Floor::Unknown;
-        };
-        if !floor.exact {
-            self.recorder.rounded(Rounded::Floor);
-        }
-        if floor.micros == 0 {
-            // Nothing is nothing in every currency, known or not.
-            return Floor::Known(Cpm::ZERO);
-        }
-        let converted = match cur.filter(|cur| !cur.is_empty()) {
-            None => Some(Currency::USD),
-            Some(code) => Currency::from_bytes(code.as_bytes()),
-        }
-        .map(|currency| Money {
-            micros: floor.micros,
-            currency,
-        })
-        .and_then(|floor| self.options.rates.convert(floor, to, Rounding::Up).ok());
-        converted
-            .and_then(|(micros, _rate)| Cpm::from_micros(micros))
-            .map_or(Floor::Unknown, Floor::Known)
     }
 }
 

@@ -68,7 +68,8 @@ impl Table {
 }
 
 /// A bid response out of words: `EUR` is its currency, `seat:x` begins a seat, `group:x` one whose bids win together
-/// or not at all, and `1=2.50` or `1=2.50@deal` is a bid on imp 1.
+/// or not at all, and `1=2.50` or `1=2.50@deal` is a bid on imp 1; behind it may stand its duration and its `mtype`,
+/// `1=2.50/30#2`.
 fn response(id: &str, words: &str) -> String {
     let mut cur = "";
     let mut seats: Vec<(String, Vec<String>)> = Vec::new();
@@ -78,7 +79,14 @@ fn response(id: &str, words: &str) -> String {
         } else if let Some(seat) = word.strip_prefix("group:") {
             seats.push((format!(r#""seat":"{seat}","group":1"#), Vec::new()));
         } else if let Some((imp, price)) = word.split_once('=') {
+            let (price, mtype) = price.split_once('#').unwrap_or((price, ""));
+            let (price, dur) = price.split_once('/').unwrap_or((price, ""));
             let (price, deal) = price.split_once('@').unwrap_or((price, ""));
+            let member = |name: &str, value: &str| match value {
+                "" => String::new(),
+                value => format!(r#","{name}":{value}"#),
+            };
+            let more = member("dur", dur) + &member("mtype", mtype);
             let deal = match deal {
                 "" => String::new(),
                 deal => format!(r#","dealid":"{deal}""#),
@@ -86,7 +94,7 @@ fn response(id: &str, words: &str) -> String {
             if seats.is_empty() {
                 seats.push((r#""ext":{}"#.to_owned(), Vec::new()));
             }
-            let bid = format!(r#"{{"id":"{n}","impid":"{imp}","price":{price},"adm":"<a>"{deal}}}"#);
+            let bid = format!(r#"{{"id":"{n}","impid":"{imp}","price":{price},"adm":"<a>"{deal}{more}}}"#);
             seats.last_mut().unwrap().1.push(bid);
         } else {
             cur = word;
@@ -269,6 +277,129 @@ fn deals() {
 }
 
 #[test]
+fn floors_by_duration() {
+    let table = Table::new(&Setup::default());
+    let check = |what, imp: &str, bids: &[&str], expected| {
+        table.check(what, &format!(r#""imp":[{{"id":"1",{imp}}}]"#), bids, expected);
+    };
+    for media in ["video", "audio"] {
+        let imp = format!(r#""{media}":{{"mimes":["a"],"mincpmpersec":0.5}},"bidfloor":1.00"#);
+        let check = |what, bids: &[&str], expected| check(what, &imp, bids, expected);
+        check("0.5 for each of 30 s", &["1=14.99/30"], "204");
+        check("0.5 for each of 30 s", &["1=15.00/30"], "1 a 15");
+        check("to the micro", &["1=14.999999/30"], "204");
+        check("also below bidfloor", &["1=0.50/1"], "1 a 0.5");
+        check("also below bidfloor", &["1=0.49/1"], "204");
+        check("each by its own", &["1=9/30", "1=8/15"], "1 b 7.500001");
+        check("too long for its price", &["1=99/4294967295"], "204");
+        check("no duration", &["1=99"], "204");
+        check("no time is no duration", &["1=99/0"], "204");
+    }
+
+    let ranges = r#""video":{"mimes":["a"],"durfloors":[{"maxdur":14,"bidfloor":2},{"mindur":15,"maxdur":30,"bidfloor":4},
+        {"mindur":30,"maxdur":60,"bidfloor":6},{"mindur":61,"maxdur":70}]},"bidfloor":3"#;
+    let check_ranges = |what, bids: &[&str], expected| check(what, ranges, bids, expected);
+    check_ranges("below the first's end", &["1=2/14"], "1 a 2");
+    check_ranges("below the first's end", &["1=1.99/14"], "204");
+    check_ranges("the second's start", &["1=4/15"], "1 a 4");
+    check_ranges("the second's start", &["1=3.99/15"], "204");
+    check_ranges("the last of the second alone", &["1=4/29"], "1 a 4");
+    check_ranges("two ranges: the higher", &["1=5.99/30"], "204");
+    check_ranges("two ranges: the higher", &["1=6/30"], "1 a 6");
+    check_ranges("a range without a floor leaves bidfloor", &["1=2.99/61"], "204");
+    check_ranges("a range without a floor leaves bidfloor", &["1=3/61"], "1 a 3");
+    check_ranges("outside every range it is bidfloor", &["1=2.99/71"], "204");
+    check_ranges("outside every range it is bidfloor", &["1=3/71"], "1 a 3");
+    check_ranges("no duration", &["1=99"], "204");
+    let open_ended = r#""video":{"mimes":["a"],"durfloors":{"mindur":15,"bidfloor":4}},"bidfloor":1"#;
+    check("no upper end", open_ended, &["1=3.99/600"], "204");
+    check("no upper end", open_ended, &["1=4/600"], "1 a 4");
+    check("before the lower end", open_ended, &["1=1/14"], "1 a 1");
+    let both = r#""video":{"mimes":["a"],"mincpmpersec":0.1,"durfloors":[{"mindur":15,"bidfloor":2}]}"#;
+    check("two forms: the higher", both, &["1=1.99/15"], "204");
+    check("two forms: the higher", both, &["1=2/15"], "1 a 2");
+    check("two forms: the higher", both, &["1=2.99/30"], "204");
+    check("two forms: the higher", both, &["1=3/30"], "1 a 3");
+    let zero = r#""video":{"mimes":["a"],"mincpmpersec":0},"bidfloor":1"#;
+    check("nothing for a second is no guidance", zero, &["1=1"], "1 a 1");
+    check("nothing for a second is no guidance", zero, &["1=0.99/30"], "204");
+    let fine = r#""video":{"mimes":["a"],"mincpmpersec":0.0333333}"#;
+    check("rounds up before it multiplies", fine, &["1=1.000019/30"], "204");
+    check(
+        "rounds up before it multiplies",
+        fine,
+        &["1=1.00002/30"],
+        "1 a 1.00002",
+    );
+}
+
+#[test]
+fn floors_by_duration_are_for_the_media_that_state_them() {
+    let table = Table::new(&Setup::default());
+    let several = r#""imp":[{"id":"1","banner":{},"native":{"request":"{}"},"video":{"mimes":["a"],"mincpmpersec":0.5},
+        "audio":{"mimes":["a"],"mincpmpersec":0.1},"bidfloor":4}]"#;
+    let check = |what, bids: &[&str], expected| table.check(what, several, bids, expected);
+    check("video", &["1=14.99/30#2"], "204");
+    check("video", &["1=15/30#2"], "1 a 15");
+    check("audio", &["1=2.99/30#3"], "204");
+    check("audio", &["1=3/30#3"], "1 a 3");
+    for other in ["#1", "#4"] {
+        check("banner, native", &[&format!("1=3.99{other}")], "204");
+        check("banner, native", &[&format!("1=4{other}")], "1 a 4");
+    }
+    check("could be any: the highest", &["1=14.99/30"], "204");
+    check("could be any: the highest", &["1=15/30"], "1 a 15");
+    check("could be any: the highest is bidfloor", &["1=3.99/2"], "204");
+    check("could be any: the highest is bidfloor", &["1=4/2"], "1 a 4");
+    check("could be one with a duration", &["1=99"], "204");
+    check("video without a duration", &["1=99#2"], "204");
+
+    let one = r#""imp":[{"id":"1","video":{"mimes":["a"]},"audio":{"mimes":["a"],"mincpmpersec":0.5},"bidfloor":1}]"#;
+    let check = |what, bids: &[&str], expected| table.check(what, one, bids, expected);
+    check("the other says nothing", &["1=1#2"], "1 a 1");
+    check("the other says nothing", &["1=0.99#2"], "204");
+    check("this one does", &["1=14.99/30#3"], "204");
+}
+
+#[test]
+fn deals_have_their_own_floors_by_duration() {
+    let table = Table::new(&Setup::default());
+    let imp = r#""imp":[{"id":"1","video":{"mimes":["a"],"mincpmpersec":0.2},"banner":{},"bidfloor":1,"pmp":{"deals":[
+        {"id":"second","mincpmpersec":0.5},{"id":"range","durfloors":[{"mindur":15,"maxdur":30,"bidfloor":2}]},
+        {"id":"flat","bidfloor":3},{"id":"plain"},{"id":"both","bidfloor":3,"mincpmpersec":0.05},
+        {"id":"fixed","at":3,"mincpmpersec":0.5}]}}]"#;
+    let check = |what, bids: &[&str], expected| table.check(what, imp, bids, expected);
+    check("the deal's, not the imp's", &["1=14.99@second/30#2"], "204");
+    check("the deal's, not the imp's", &["1=15@second/30#2"], "1 a 15");
+    check("the deal's, not the imp's", &["1=1.99@range/30#2"], "204");
+    check("the deal's, not the imp's", &["1=2@range/30#2"], "1 a 2");
+    check("the deal's, not the imp's", &["1=3@flat/30#2"], "1 a 3");
+    check("the deal's, not the imp's", &["1=3@flat#2"], "1 a 3");
+    check("none in the deal: the imp's", &["1=5.99@plain/30#2"], "204");
+    check("none in the deal: the imp's", &["1=6@plain/30#2"], "1 a 6");
+    check("none in the deal: the imp's", &["1=6@plain#2"], "204");
+    check("none for this duration: the imp's", &["1=6.19@range/31#2"], "204");
+    check(
+        "none for this duration: the imp's",
+        &["1=6.20@range/31#2"],
+        "1 a 6.2",
+    );
+    check("two forms: the higher", &["1=2.99@both/30#2"], "204");
+    check("two forms: the higher", &["1=3@both/30#2"], "1 a 3");
+    check("two forms: the higher", &["1=3.04@both/61#2"], "204");
+    check("two forms: the higher", &["1=3.05@both/61#2"], "1 a 3.05");
+    check("a banner has no duration", &["1=1@second#1"], "1 a 1");
+    check("a banner has no duration", &["1=0.99@second#1"], "204");
+    check("could be either: the higher", &["1=0.99@second/1"], "204");
+    check("could be either: the higher", &["1=1@second/1"], "1 a 1");
+    check("could be either: the higher", &["1=14.99@second/30"], "204");
+    check("no duration", &["1=99@second#2"], "204");
+    check("no duration", &["1=99@range"], "204");
+    check("an agreed price by the second", &["1=20@fixed/30#2"], "1 a 15");
+    check("an agreed price by the second", &["1=14.99@fixed/30#2"], "204");
+}
+
+#[test]
 fn currencies() {
     let rates = TempFile::new(
         "json",
@@ -340,6 +471,17 @@ fn currencies() {
     let request = r#""imp":[{"id":"1","banner":{},"bidfloor":2.00,"bidfloorcur":"EUR"}]"#;
     table.check("a floor in euros", request, &["1=2.49"], "204");
     table.check("a floor in euros", request, &["1=2.60"], "1 a 2.500001");
+    let request = r#""imp":[{"id":"1","video":{"mimes":["a"],"mincpmpersec":0.1},"bidfloorcur":"EUR","pmp":{"deals":[
+        {"id":"usd","mincpmpersec":0.1},{"id":"eur","mincpmpersec":0.2,"bidfloorcur":"EUR"},
+        {"id":"chf","mincpmpersec":0.2,"bidfloorcur":"CHF"}]}}]"#;
+    let what = "floors by duration are in the currency of bidfloor";
+    table.check(what, request, &["1=2.499999/20"], "204");
+    table.check(what, request, &["1=2.5/20"], "1 a 2.5");
+    table.check(what, request, &["1=1.999999@usd/20"], "204");
+    table.check(what, request, &["1=2@usd/20"], "1 a 2");
+    table.check(what, request, &["1=4.999999@eur/20"], "204");
+    table.check(what, request, &["1=5@eur/20"], "1 a 5");
+    table.check(what, request, &["1=99@chf/20"], "204");
     let request = r#""imp":[{"id":"1","banner":{},"bidfloor":0.01,"bidfloorcur":"CHF"}]"#;
     table.check(
         "nothing is sold against an unknown floor",
