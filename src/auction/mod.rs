@@ -171,26 +171,6 @@ pub enum AuctionType {
     FixedPrice,
 }
 
-impl AuctionType {
-    /// `at` of a request: 1 is first price; all else second price, which is the default and the cautious
-    /// reading of exchange-specific types (500 and above) that we have no agreement on. 3 exists for deals
-    /// only.
-    pub const fn of_request(at: Option<i64>) -> Self {
-        match at {
-            Some(1) => Self::FirstPrice,
-            _ => Self::SecondPrice,
-        }
-    }
-
-    /// `at` of a deal: as for a request, and 3 is the fixed price.
-    pub const fn of_deal(at: i64) -> Self {
-        match at {
-            3 => Self::FixedPrice,
-            at => Self::of_request(Some(at)),
-        }
-    }
-}
-
 /// How one imp was sold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sale<'a> {

@@ -222,7 +222,6 @@ fn deals_have_their_own_auction_type() {
     check("floor 1 deal:D:at=1 | 3@D 2 -> 3 pays 3 by a; min 2 3");
     check("floor 1 first deal:D:at=2 | 3@D 2 -> 3 pays 2.000001 by a");
     check("floor 1 first deal:D | 3@D 2 -> 3 pays 3 by a");
-    check("floor 1 deal:D:at=500 | 3@D 2 -> 3 pays 2.000001 by a");
     check("floor 1 deal:D:at=1 | 3@D 4 -> 4 pays 3.000001 by b; codes 102 0");
 }
 
@@ -471,7 +470,7 @@ impl OwnedDeal {
         for part in parts {
             match part.split_once('=').unwrap_or((part, "")) {
                 ("floor", text) => deal.floor = floor(text),
-                ("at", at) => deal.auction_type = Some(AuctionType::of_deal(at.parse().unwrap())),
+                ("at", at) => deal.auction_type = Some(auction_type(at)),
                 ("guar", "") => deal.guaranteed = true,
                 ("wseat", seats) => deal.wseat = list(seats),
                 ("wadomain", domains) => deal.wadomain = list(domains),
@@ -635,6 +634,15 @@ fn floor(text: &str) -> Floor {
         "?" => Floor::Unknown,
         "-" => Floor::Unmet,
         text => Floor::Known(cpm(text)),
+    }
+}
+
+fn auction_type(at: &str) -> AuctionType {
+    match at {
+        "1" => AuctionType::FirstPrice,
+        "2" => AuctionType::SecondPrice,
+        "3" => AuctionType::FixedPrice,
+        at => panic!("{at}"),
     }
 }
 
