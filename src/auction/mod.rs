@@ -217,13 +217,3 @@ pub enum Verdict {
     /// It did not, and why.
     Lost(LossReason),
 }
-
-impl Verdict {
-    /// The number for `${AUCTION_LOSS}`: 0 = won.
-    pub const fn code(self) -> u16 {
-        match self {
-            Self::Won => 0,
-            Self::Lost(reason) => reason.code(),
-        }
-    }
-}

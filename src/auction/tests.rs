@@ -32,11 +32,19 @@ fn check(row: &str) {
     hold_to_the_laws(&setting, &offers).unwrap();
 }
 
+/// What `${AUCTION_LOSS}` says to an offer: 0 = won.
+fn code(verdict: Verdict) -> u16 {
+    match verdict {
+        Verdict::Won => 0,
+        Verdict::Lost(reason) => reason.code(),
+    }
+}
+
 /// What a sale has to say where a row says `clause`.
 fn answer_like(clause: &str, sale: &Sale<'_>, offers: &[OwnedOffer]) -> String {
     if clause.starts_with("codes") {
         return sale.verdicts.iter().fold("codes".to_owned(), |said, verdict| {
-            format!("{said} {}", verdict.code())
+            format!("{said} {}", code(*verdict))
         });
     }
     if clause.starts_with("min") {
@@ -294,7 +302,7 @@ fn hold_to_the_laws(setting: &Setting, offers: &[OwnedOffer]) -> Result<(), Test
         let rules = &setting.rules;
         let arena = Bump::new();
         let sale = sell(imp, offers, rules, &arena);
-        let codes: Vec<u16> = sale.verdicts.iter().map(|verdict| verdict.code()).collect();
+        let codes: Vec<u16> = sale.verdicts.iter().map(|verdict| code(*verdict)).collect();
         let winner = sale.winner.map(|w| {
             (
                 w.offer,
