@@ -1,4 +1,4 @@
-//! What the winner pays, and what it would have had to. Refuses to look at anything but the winner's terms
+//! What the winner pays. Refuses to look at anything but the winner's terms
 //! and the one price it had to outbid.
 
 use super::AuctionType;
@@ -17,6 +17,6 @@ pub(super) fn price(winner: &Entry, runner_up: Option<Cpm>, increment: Cpm) -> C
 }
 
 /// The price that ties with the runner-up, or the floor where that is higher or nobody else is there.
-pub(super) fn min_to_win(winner: &Entry, runner_up: Option<Cpm>) -> Cpm {
+fn min_to_win(winner: &Entry, runner_up: Option<Cpm>) -> Cpm {
     runner_up.map_or(winner.floor, |runner_up| runner_up.max(winner.floor))
 }

@@ -49,9 +49,7 @@ pub fn sell<'a>(imp: &ImpTerms<'_>, offers: &[Offer<'_>], rules: &Rules, arena: 
     let runner_up = ranking::runner_up(&contenders, winner);
     let winner = Winner {
         offer: winner.offer,
-        worth: winner.entry.worth,
         clearing: clearing::price(&winner.entry, runner_up, rules.increment),
-        min_to_win: clearing::min_to_win(&winner.entry, runner_up),
     };
     Sale {
         winner: Some(winner),
@@ -171,26 +169,6 @@ pub enum AuctionType {
     FixedPrice,
 }
 
-impl AuctionType {
-    /// `at` of a request: 1 is first price; all else second price, which is the default and the cautious
-    /// reading of exchange-specific types (500 and above) that we have no agreement on. 3 exists for deals
-    /// only.
-    pub const fn of_request(at: Option<i64>) -> Self {
-        match at {
-            Some(1) => Self::FirstPrice,
-            _ => Self::SecondPrice,
-        }
-    }
-
-    /// `at` of a deal: as for a request, and 3 is the fixed price.
-    pub const fn of_deal(at: i64) -> Self {
-        match at {
-            3 => Self::FixedPrice,
-            at => Self::of_request(Some(at)),
-        }
-    }
-}
-
 /// How one imp was sold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sale<'a> {
@@ -200,33 +178,13 @@ pub struct Sale<'a> {
     pub verdicts: &'a [Verdict],
 }
 
-impl Sale<'_> {
-    /// `${AUCTION_MIN_TO_WIN}` of one offer (OpenRTB 2.6 §4.4.1), in the auction's currency. The winner's:
-    /// what ties with the best offer it had to outbid, or the floor when alone. A loser's: what ties with the
-    /// winner. `None`, written as empty, if price was not the reason.
-    ///
-    /// The section's table gives second-price losers the clearing price instead, against its own prose:
-    /// bidding that would have lost again. We follow the prose.
-    pub fn min_to_win(&self, offer: usize) -> Option<Cpm> {
-        match self.verdicts.get(offer)? {
-            Verdict::Won => self.winner.map(|winner| winner.min_to_win),
-            Verdict::Lost(LossReason::LostToHigherBid) => self.winner.map(|winner| winner.worth),
-            Verdict::Lost(_) => None,
-        }
-    }
-}
-
-/// The winning offer and its prices, in the auction's currency.
+/// The winning offer and its price, in the auction's currency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Winner {
     /// Index into the offers.
     pub offer: usize,
-    /// What the offer was ranked by: its price or, at a fixed price, the agreed one.
-    pub worth: Cpm,
     /// What the winner pays: at least the floor, at most its bid.
     pub clearing: Cpm,
-    /// See [`Sale::min_to_win`].
-    pub min_to_win: Cpm,
 }
 
 /// What became of one offer.
@@ -236,14 +194,4 @@ pub enum Verdict {
     Won,
     /// It did not, and why.
     Lost(LossReason),
-}
-
-impl Verdict {
-    /// The number for `${AUCTION_LOSS}`: 0 = won.
-    pub const fn code(self) -> u16 {
-        match self {
-            Self::Won => 0,
-            Self::Lost(reason) => reason.code(),
-        }
-    }
 }

@@ -16,7 +16,8 @@ use crate::openrtb::codes::LossReason;
 /// - `mix` is the finaliser of splitmix64: `z ^= z >> 30; z *= 0xbf58476d1ce4e5b9; z ^= z >> 27;
 ///   z *= 0x94d049bb133111eb; z ^= z >> 31`. The seed is `mix(hash)`.
 /// - The tie rank of an offer is `mix(seed ^ (dsp << 32 | position))`; of equal offers the greatest wins.
-///   `dsp` is the DSP's index in the configuration, `position` the bid's place in its answer, both from 0.
+///   `dsp` is the DSP's index in the configuration, `position` the bid's place among the sound bids of its
+///   answer (those that can be read; [`Offer::position`]), both from 0.
 ///   `mix` is a bijection, so no two offers share a rank.
 pub fn tie_seed(request_id: &str, imp_id: &str) -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;

@@ -6,11 +6,10 @@ use std::cmp::Reverse;
 
 use super::{AuctionType, DealTerms, Floor, FloorRule, ImpTerms, Offer, Rules};
 
-/// Winner's index, what it pays and what it had to bid at least, in micros; and `${AUCTION_LOSS}` of every
-/// offer.
+/// Winner's index and what it pays, in micros; and `${AUCTION_LOSS}` of every offer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
-    pub(super) winner: Option<(usize, i128, i128)>,
+    pub(super) winner: Option<(usize, i128)>,
     pub(super) codes: Vec<u16>,
 }
 
@@ -51,7 +50,7 @@ pub(super) fn sell(imp: &ImpTerms<'_>, offers: &[Offer<'_>], rules: &Rules) -> O
         AuctionType::SecondPrice => raised,
     };
     Outcome {
-        winner: Some((first.index, pays, needed)),
+        winner: Some((first.index, pays)),
         codes,
     }
 }

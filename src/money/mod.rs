@@ -53,15 +53,6 @@ impl Money {
         let ParsedMicros { micros, exact } = decimal::parse_micros(text, rounding)?;
         Ok((Self { micros, currency }, exact))
     }
-
-    /// The sum of two amounts of one currency.
-    pub fn checked_add(self, other: Self) -> Result<Self, AddError> {
-        if self.currency != other.currency {
-            return Err(AddError::Currencies(self.currency, other.currency));
-        }
-        let micros = self.micros.checked_add(other.micros).ok_or(AddError::Overflow)?;
-        Ok(Self { micros, ..self })
-    }
 }
 
 impl fmt::Display for Money {
@@ -74,17 +65,6 @@ impl fmt::Display for Money {
             self.currency
         )
     }
-}
-
-/// Why two amounts have no sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddError {
-    /// The amounts are of different currencies.
-    #[error("cannot add {0} and {1}")]
-    Currencies(Currency, Currency),
-    /// The sum is outside the range of 64-bit micros.
-    #[error("the sum exceeds 64-bit micros")]
-    Overflow,
 }
 
 /// A price inside one auction: CPM in micros of the auction's currency, never negative.
@@ -133,24 +113,6 @@ mod tests {
             micros,
             currency: Currency::USD,
         }
-    }
-
-    #[test]
-    fn sums_need_one_currency_and_room() {
-        let eur = Money {
-            micros: 1,
-            currency: Currency::EUR,
-        };
-        let check = |a: Money, b: Money, sum: Result<Money, AddError>| assert_eq!(a.checked_add(b), sum);
-        check(usd(850_000), usd(1), Ok(usd(850_001)));
-        check(usd(-1), usd(i64::MAX), Ok(usd(i64::MAX - 1)));
-        check(usd(1), usd(i64::MAX), Err(AddError::Overflow));
-        check(usd(-1), usd(i64::MIN), Err(AddError::Overflow));
-        check(
-            usd(1),
-            eur,
-            Err(AddError::Currencies(Currency::USD, Currency::EUR)),
-        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::num::NonZeroU128;
 
 use super::currency::CURRENCIES;
 use super::decimal::{SIGNIFICANT_DIGITS_MAX, Significand};
-use super::{Cpm, Currency, Money, Rounding};
+use super::{Currency, Money, Rounding};
 
 /// Powers of ten between which a rate lies. The widest gap between two currencies in use is about 10^6 (KWD,
 /// IRR), an ounce of gold adds 10^4.
@@ -19,8 +19,8 @@ const PART_MAX: u128 = 1 << 126;
 
 /// How many units of one currency a unit of another is worth: an exact, reduced ratio.
 ///
-/// A bid keeps the rate it was converted with, so that its clearing price goes back by the same rate whatever
-/// table is current by then.
+/// Bids and floors go into the auction's currency by it and nothing comes back: the answer is in the auction's
+/// currency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     numerator: NonZeroU128,
@@ -51,33 +51,10 @@ impl Rate {
 
     /// The rate in the other direction, as exact.
     #[must_use]
-    pub const fn inverse(self) -> Self {
+    const fn inverse(self) -> Self {
         Self {
             numerator: self.denominator,
             denominator: self.numerator,
-        }
-    }
-
-    /// What a winner pays in the currency it bid in: the clearing price taken back by the inverse of `self`,
-    /// which is the rate that brought `bid` into the auction. Never more than `bid`.
-    ///
-    /// It rounds up, so that what is paid is still worth the clearing price, and with it the floor. That
-    /// cannot pass the bid: the clearing price is at most the bid's converted price, which was rounded toward
-    /// zero, so its exact counterpart is at most the bid; and the bid is a whole number of micros. A winner
-    /// that clears at its own bid pays exactly what it wrote, also where many micros of its currency make one
-    /// of the auction's.
-    #[must_use]
-    pub fn price_to_winner(self, clearing: Cpm, bid: Money) -> Money {
-        if self.apply(bid.micros, Rounding::TowardZero) == Some(clearing.micros()) {
-            return bid;
-        }
-        let back = self
-            .inverse()
-            .apply(clearing.micros(), Rounding::Up)
-            .unwrap_or(i64::MAX);
-        Money {
-            micros: back.min(bid.micros),
-            ..bid
         }
     }
 
@@ -556,48 +533,6 @@ USD NOK 1e999999",
         );
     }
 
-    /// A bid of `bid` at `rate`, clearing at so many micros under its converted price.
-    fn check_back(rate: &str, bid: &str, under: i64, pays: &str) {
-        let rate = Rate::parse(rate).unwrap();
-        let bid = Money {
-            micros: micros(bid),
-            currency: Currency::EUR,
-        };
-        let price = rate.apply(bid.micros, TowardZero).unwrap();
-        let clearing = Cpm::from_micros(price - under).unwrap();
-        assert_eq!(
-            rate.price_to_winner(clearing, bid),
-            Money {
-                micros: micros(pays),
-                ..bid
-            },
-            "{rate:?} {bid}"
-        );
-    }
-
-    #[test]
-    fn a_winner_pays_in_its_own_currency_and_never_above_its_bid() {
-        check_back("1", "1.00", 99_999, "0.900001");
-        check_back("1.1", "1.000001", 0, "1.000001");
-        check_back("1.1", "1.00", 1, "1.00"); // 0.99999909..., rounded up to the bid
-        check_back("1.1", "1.00", 2, "0.999999");
-        check_back("1.1", "1.00", 100_000, "0.909091"); // worth 1.0000001 USD: not less than 1.00
-        check_back("0.0067", "149.999999", 0, "149.999999"); // 150 yen micros make one of a dollar
-        check_back("0.0067", "149.999999", 1, "149.999702");
-        check_back("1000000", "0.000001", 0, "0.000001");
-        check_back("0.000001", "0.5", 0, "0.5"); // converts to nothing, clears at nothing
-        let tiny = Rate::parse("0.000001").unwrap();
-        let bid = Money {
-            micros: 5,
-            currency: Currency::EUR,
-        };
-        assert_eq!(
-            tiny.price_to_winner(Cpm::MAX, bid),
-            bid,
-            "a clearing price that overflows on the way back"
-        );
-    }
-
     /// Schoolbook multiplication and bitwise division on 32-bit limbs, lowest first.
     fn twin_mul_div(value: u64, numerator: u128, denominator: u128) -> (Option<u64>, bool) {
         let limbs = |n: u128| (0..4).map(move |i| u64::try_from(n >> (32 * i) & 0xffff_ffff).unwrap());
@@ -647,27 +582,6 @@ USD NOK 1e999999",
         }
 
         #[test]
-        fn nobody_pays_above_its_bid_or_below_the_clearing_price(
-            bid in 0..=i64::MAX,
-            shift in 0_u32..63,
-            share in 0..=1_000_i128,
-            digits in 1_u64..1_000_000_000_000,
-            exponent in -18_i32..=-3,
-        ) {
-            let rate = Rate::parse(&format!("{digits}e{exponent}"));
-            prop_assume!(rate.is_ok());
-            let rate = rate.unwrap();
-            let bid = Money { micros: bid >> shift, currency: Currency::EUR };
-            if let Some(price) = rate.apply(bid.micros, TowardZero) {
-                let clearing = i64::try_from(i128::from(price) * share / 1_000).unwrap();
-                let paid = rate.price_to_winner(Cpm::from_micros(clearing).unwrap(), bid);
-                prop_assert!(paid.micros <= bid.micros && paid.currency == bid.currency);
-                prop_assert!(paid == bid || rate.apply(paid.micros, TowardZero).unwrap() >= clearing);
-                prop_assert!(clearing < price || paid == bid, "who clears at its bid pays its bid");
-            }
-        }
-
-        #[test]
         fn up_is_at_most_a_micro_above_toward_zero(
             amount: i64, digits in 1_u64..1_000_000_000, exponent in -12_i32..=0,
         ) {
@@ -676,6 +590,21 @@ USD NOK 1e999999",
             let rate = rate.unwrap();
             if let (Some(down), Some(up)) = (rate.apply(amount, TowardZero), rate.apply(amount, Up)) {
                 prop_assert!(up - down == 0 || up - down == 1 && amount > 0);
+            }
+        }
+
+        #[test]
+        fn a_converted_bid_is_worth_no_more_and_a_converted_floor_no_less(
+            amount in 0..=i64::MAX, shift in 0_u32..63, digits in 1_u64..1_000_000_000_000, exponent in -18_i32..=-3,
+        ) {
+            let rate = Rate::parse(&format!("{digits}e{exponent}"));
+            prop_assume!(rate.is_ok());
+            let (rate, amount) = (rate.unwrap(), amount >> shift);
+            if let Some(bid) = rate.apply(amount, TowardZero) {
+                prop_assert!(rate.inverse().apply(bid, TowardZero).is_none_or(|back| back <= amount));
+            }
+            if let Some(floor) = rate.apply(amount, Up) {
+                prop_assert!(rate.inverse().apply(floor, Up).is_none_or(|back| back >= amount));
             }
         }
     }

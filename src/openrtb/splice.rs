@@ -56,12 +56,6 @@ impl<'a> Splice<'a> {
         }
     }
 
-    /// How long [`encode`](Self::encode) comes out.
-    #[must_use]
-    pub fn encoded_len(&self, tmax_ms: u32) -> usize {
-        self.body.len() - self.place.range().len() + Tmax::new(tmax_ms, self.is_new).text().len()
-    }
-
     /// The bytes for a DSP that has `tmax_ms` to answer.
     #[must_use]
     pub fn encode<'b>(&self, tmax_ms: u32, arena: &'b Bump) -> &'b [u8] {

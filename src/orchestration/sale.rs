@@ -114,6 +114,7 @@ impl<T: Transport> Orchestrator<T> {
     }
 }
 
+/// Exchange-specific types, 500 and above, are second price: the cautious reading of what we have no agreement on.
 fn auction_type(at: openrtb::AuctionType) -> AuctionType {
     match at {
         openrtb::AuctionType::FirstPrice => AuctionType::FirstPrice,

@@ -156,6 +156,12 @@ fn prices() {
         "1 b 2",
     );
     check(
+        "an exchange's own type is second price",
+        r#""imp":[{"id":"1","banner":{}}],"at":500"#,
+        &["1=1.00", "1=2.00"],
+        "1 b 1.000001",
+    );
+    check(
         "an unknown imp is nobody's",
         IMP,
         &["2=5.00", "1=1.00"],
