@@ -1,5 +1,6 @@
 //! Start, drain, end: what an operator and systemd see.
 
+use corebid_loadtest::simulated::Profile;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -254,9 +255,23 @@ fn the_demo_does_what_it_says() {
     };
     let address = between("curl -i http://", "/openrtb2/auction").parse().unwrap();
     let request = between(" -d '", "'\n");
-    // The first auction opens 23 connections; should that take too long for all of them, the next will do.
+    // The winner pays a micro more than the best bid of another DSP, all of which can be worked out. The first auction
+    // opens 23 connections; should one of them take too long, the next will do.
+    let profile = Profile::default();
+    let mut prices: Vec<_> = (0..profile.count)
+        .filter_map(|dsp| profile.bid(dsp, b"demo-1", b"1"))
+        .map(|bid| bid.price_micros)
+        .collect();
+    prices.sort_unstable();
+    let clearing = prices[prices.len() - 2] + 1;
+    let clearing = format!("{}.{:06}", clearing / 1_000_000, clearing % 1_000_000);
+    let price = format!(r#""price":{},"#, clearing.trim_end_matches('0'));
     let mut ssp = Http::connect(address);
-    assert!(eventually(|| ssp.bid(&request).status == 200), "{said}");
+    let sells = |ssp: &mut Http| {
+        let answer = ssp.bid(&request);
+        answer.status == 200 && String::from_utf8_lossy(&answer.body).contains(&price)
+    };
+    assert!(eventually(|| sells(&mut ssp)), "not sold for {price}: {said}");
     let mut admin = Http::connect(between("/ and http://", "/metrics").parse().unwrap());
     admin.send("GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(admin.answer().status, 200);
