@@ -10,7 +10,7 @@ use std::fmt;
 pub struct BidResponse<'a> {
     /// Required by OpenRTB, missing in practice: whether to insist is policy.
     pub id: Option<&'a str>,
-    /// Currency of all bids in here; absent or empty means USD.
+    /// Currency of all bids in here; absent means USD. An empty one counts as absent.
     pub cur: Option<&'a str>,
     /// No-bid reason.
     pub nbr: Option<i64>,
@@ -35,9 +35,9 @@ impl<'a> BidResponse<'a> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct SeatBid<'a> {
-    /// On whose behalf; absent or empty leaves it to the DSP's own name.
+    /// On whose behalf; absent leaves it to the DSP's own name. An empty one counts as absent.
     pub seat: Option<&'a str>,
-    /// The seat's JSON text with its quotes and escapes, for writing it again.
+    /// The seat's JSON text with its quotes and escapes, for writing it again; there when `seat` is.
     pub seat_raw: Option<&'a [u8]>,
     /// All or none of these bids may win.
     pub group: bool,

@@ -106,7 +106,7 @@ impl<T: Transport> Orchestrator<T> {
             // Nothing is nothing in every currency, known or not.
             return NONE;
         }
-        let currency = match cur.filter(|cur| !cur.is_empty()) {
+        let currency = match cur {
             None => Some(Currency::USD),
             Some(code) => Currency::from_bytes(code.as_bytes()),
         };

@@ -20,7 +20,6 @@ pub(super) struct Offers<'a> {
     currency: Currency,
     bid_currencies: &'a [(&'a str, Currency)],
     pub(super) list: ArenaVec<'a, OfferFor<'a>>,
-    calls: usize,
     /// By call and imp: whether there is an offer.
     offered: &'a mut [bool],
     /// By call: why there is none, where there is none.
@@ -52,7 +51,6 @@ impl<'a> Offers<'a> {
             currency: plan.currency,
             bid_currencies: plan.bid_currencies,
             list: ArenaVec::new_in(arena),
-            calls: plan.calls.len(),
             offered: arena.alloc_slice_fill_copy(plan.calls.len() * request.imps.len(), false),
             non_bids: arena.alloc_slice_fill_copy(plan.calls.len(), NonBidStatus::NoBid),
             groups: 0,
@@ -62,7 +60,7 @@ impl<'a> Offers<'a> {
     fn add(&mut self, offer: OfferFor<'a>) {
         if self.list.is_empty() {
             // Not before: while no DSP has answered there may be 140,000 such lists.
-            self.list.reserve(self.calls);
+            self.list.reserve(self.non_bids.len());
         }
         self.list.push(offer);
     }
@@ -162,8 +160,7 @@ impl<T: Transport> Orchestrator<T> {
         let imps = offers.request.imps.len();
         let mut positions = 0..;
         for seat in read.seats {
-            let seat_name = seat.seat.filter(|seat| !seat.is_empty());
-            let seat_name = seat_name.map(|seat| &*arena.alloc_str(seat));
+            let seat_name = seat.seat.map(|seat| &*arena.alloc_str(seat));
             let seat_raw = seat.seat_raw.map(|raw| &*arena.alloc_slice_copy(raw));
             let group = (seat.group && seat.bids.len() > 1).then(|| {
                 offers.groups += 1;
@@ -274,7 +271,7 @@ fn each_for_an_imp_of_its_own(group: &[OfferFor<'_>], imps: usize, arena: &Bump)
 
 /// The currency of an answer's bids, if the SSP allows it.
 fn currency_of(read: &BidResponse<'_>, offers: &Offers<'_>) -> Option<Currency> {
-    let code = read.cur.filter(|code| !code.is_empty()).unwrap_or("USD");
+    let code = read.cur.unwrap_or("USD");
     let allowed = offers.bid_currencies.iter().find(|(known, _)| *known == code);
     allowed.map(|&(_, currency)| currency)
 }

@@ -38,7 +38,7 @@ impl<T: Transport> Orchestrator<T> {
         let mut wins = ArenaVec::with_capacity_in(sales.won.len(), offers.arena);
         wins.extend(sales.won.iter().map(|&(position, clearing)| {
             let offer = &offers.list[position];
-            let seat = match offer.seat_raw.filter(|_| offer.offer.seat.is_some()) {
+            let seat = match offer.seat_raw {
                 Some(raw) => Seat::Raw(raw),
                 None => Seat::Name(&self.fanout.dsps()[usize::from(offer.offer.dsp.0)].name),
             };
