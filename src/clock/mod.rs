@@ -1,7 +1,7 @@
 //! Time as an argument: instants, the deadline wheel and the timers a shard sleeps on.
 //!
 //! Decisions take an [`Instant`]; only edges call [`now`]. Nothing here does I/O: what has to ring when the
-//! next timer is due is handed in as an alarm (`net::Readiness` arms a timerfd, a simulation moves its clock).
+//! next timer is due is handed in as an alarm (`net::Readiness` sleeps no longer, a simulation moves its clock).
 
 mod timers;
 mod wheel;
@@ -13,7 +13,7 @@ pub use wheel::{Key, TICK, Wheel};
 
 /// A point of monotonic time, in nanoseconds of `CLOCK_MONOTONIC`.
 ///
-/// Not `std::time::Instant`: a simulation has to be able to make one, and a timerfd wants the number.
+/// Not `std::time::Instant`: a simulation has to be able to make one, and the system calls want the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(u64);
 

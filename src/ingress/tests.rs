@@ -6,6 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
+use futures_lite::future;
+
 use super::*;
 use crate::auction::{FloorRule, Rules};
 use crate::clock;
@@ -52,7 +54,6 @@ fn a_panic_costs_its_request_and_nothing_else() {
         let readiness = Rc::new(Readiness::new().unwrap());
         let alarm = Rc::clone(&readiness);
         let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
-        drive(&readiness, &timers);
         let (recorders, mut merged) = telemetry::channel(1);
         let recorder =
             Rc::new(recorders.recorder(0, &Arc::new(Roster::new(vec!["a".into(), "b".into()], "USD"))));
@@ -65,14 +66,17 @@ fn a_panic_costs_its_request_and_nothing_else() {
         let waiting_before = timers.waiting();
 
         let ssp = thread::spawn({
-            let address = listen(&ingress);
+            let address = listen(&ingress, &readiness);
             move || ask(address)
         });
-        while !ssp.is_finished() || ingress.load().connections > 0 {
-            timers
-                .sleep_until(timers.now().after(Duration::from_millis(5)))
-                .await;
-        }
+        let served = async {
+            while !ssp.is_finished() || ingress.load().connections > 0 {
+                timers
+                    .sleep_until(timers.now().after(Duration::from_millis(5)))
+                    .await;
+            }
+        };
+        future::or(served, drive(&readiness, &timers)).await;
         let statuses = ssp.join().unwrap();
         assert_eq!(
             statuses,
@@ -147,30 +151,29 @@ fn status(stream: &mut TcpStream) -> u16 {
     }
 }
 
-/// What a shard's driver does for its timers.
-fn drive(readiness: &Rc<Readiness>, timers: &Rc<Timers>) {
-    let (readiness, timers) = (Rc::clone(readiness), Rc::clone(timers));
-    net::spawn(async move {
-        loop {
-            readiness.wait().await.unwrap();
-            readiness.take(|_, _| ()).unwrap();
-            timers.advance(clock::now());
+/// What a shard's driver does, but for DSPs.
+async fn drive(readiness: &Readiness, timers: &Timers) {
+    loop {
+        readiness.take(|_, _| ()).unwrap();
+        timers.advance(clock::now());
+        if net::settle().await {
+            readiness.wait().unwrap();
         }
-    });
+    }
 }
 
 /// Takes one connection and serves it.
-fn listen(ingress: &Rc<Ingress<Rc<Treacherous>>>) -> SocketAddr {
+fn listen(ingress: &Rc<Ingress<Rc<Treacherous>>>, readiness: &Rc<Readiness>) -> SocketAddr {
     let socket = net::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let address = net::local_address(&socket).unwrap();
     let ingress = Rc::clone(ingress);
+    let listener = Listener::new(socket, readiness).unwrap();
     net::spawn(async move {
-        let listener = Listener::new(socket).unwrap();
         loop {
             if let Some(stream) = listener.accept().unwrap() {
                 return ingress.serve(stream).await;
             }
-            listener.wait().await.unwrap();
+            listener.wait().await;
         }
     });
     address

@@ -1,13 +1,14 @@
 //! The listening socket of one shard.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
-use glommio::net::TcpStream;
 use socket2::{Domain, Protocol, Type};
 
-use super::{HyperStream, Interest, Readiness};
+use super::{HyperStream, Readiness, Watch};
 
 /// Connections that may wait to be accepted. A peak of new connections within one stall of the shard; the kernel
 /// caps it at `net.core.somaxconn` (4,096 by default).
@@ -52,55 +53,47 @@ pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
         .ok_or_else(|| io::Error::other("not an IP socket"))
 }
 
-/// A listening socket on a shard's executor.
+/// A listening socket in a shard's readiness set.
 ///
-/// Waiting and taking are apart: a wait can be given up at any moment without losing a connection, which an accept
-/// in the ring cannot.
+/// Waiting and taking are apart, so that a wait can be given up at any moment without losing a connection.
 #[derive(Debug)]
 pub struct Listener {
     socket: socket2::Socket,
-    readiness: Readiness,
+    watch: Watch,
+    readiness: Rc<Readiness>,
 }
 
 impl Listener {
     /// Takes over a socket made by [`bind`].
     ///
     /// # Errors
-    /// When the process has no file descriptor left.
-    pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        let readiness = Readiness::new()?;
-        readiness.watch(socket.as_fd(), 0, Interest::ReadWrite)?;
+    /// When the kernel's limit of watches is reached.
+    pub fn new(socket: OwnedFd, readiness: &Rc<Readiness>) -> io::Result<Self> {
         Ok(Self {
+            watch: readiness.join(socket.as_fd())?,
             socket: socket.into(),
-            readiness,
+            readiness: Rc::clone(readiness),
         })
     }
 
-    /// The next connection, if one is there. Only on a shard.
+    /// The next connection, if one is there.
     ///
     /// # Errors
     /// As `accept(2)`: `EMFILE` when the process is out of descriptors, `ECONNABORTED` when the peer gave up.
     pub fn accept(&self) -> io::Result<Option<HyperStream>> {
         let (socket, _peer) = match self.socket.accept() {
             Ok(accepted) => accepted,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.watch.has_been_read();
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
-        socket.set_nonblocking(true)?;
-        // An answer is one write: Nagle's algorithm would only hold back the second half of a large one.
-        socket.set_tcp_nodelay(true)?;
-        // SAFETY: the stream becomes the descriptor's only owner.
-        let stream = unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) };
-        Ok(Some(HyperStream::new(stream)))
+        HyperStream::new(socket, &self.readiness).map(Some)
     }
 
     /// Waits until there may be a connection that was not there at the last [`Self::accept`].
-    ///
-    /// # Errors
-    /// When the process has no file descriptor left.
-    pub async fn wait(&self) -> io::Result<()> {
-        self.readiness.wait().await?;
-        self.readiness.take(|_, _| ())?;
-        Ok(())
+    pub async fn wait(&self) {
+        poll_fn(|cx| self.watch.poll_readable(cx)).await;
     }
 }

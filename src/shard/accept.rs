@@ -47,16 +47,7 @@ pub(super) fn start<T: Transport + 'static>(
             if std::mem::take(&mut out_of_resources) {
                 tracing::warn!("accepting again");
             }
-            let stopped = async {
-                stop.raised().await;
-                Ok(())
-            };
-            if let Err(error) = future::or(listener.wait(), stopped).await {
-                tracing::error!(%error, "cannot wait for connections");
-                timers
-                    .sleep_until(timers.now().after(OUT_OF_RESOURCES_PAUSE))
-                    .await;
-            }
+            future::or(listener.wait(), stop.raised()).await;
         }
         if let Err(error) = take_all(&listener, &ingress) {
             tracing::warn!(%error, "cannot accept; who still waited is refused");

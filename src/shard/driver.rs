@@ -1,10 +1,10 @@
-//! The shard's engine: takes what has become ready on the DSP connections and what has come due on the wheel, lets the
-//! orchestrations run, and sleeps when there is nothing.
+//! The shard's engine: takes what has become ready on its sockets and what has come due on the wheel, lets the
+//! orchestrations run, sends what they have to say, and sleeps when there is nothing.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 use super::epoch::Epoch;
@@ -13,78 +13,56 @@ use crate::fanout::Pool;
 use crate::net::{self, Readiness};
 use crate::telemetry::Recorder;
 
-/// Starts the engine. Without its readiness set a shard can do nothing: why that failed shows in what is returned, and
-/// the shard then ends, so that the supervisor starts another.
-pub(super) fn start(
-    readiness: &Rc<Readiness>,
-    pool: &Rc<Pool>,
-    timers: &Rc<Timers>,
-    recorder: &Rc<Recorder>,
-    epoch_max: Duration,
-) -> Rc<Cell<Option<io::Error>>> {
-    let failure = Rc::new(Cell::new(None));
-    let driver = Driver {
-        readiness: Rc::clone(readiness),
-        pool: Rc::clone(pool),
-        timers: Rc::clone(timers),
-        recorder: Rc::clone(recorder),
-        epoch_max,
-        pausing: Rc::default(),
-    };
-    net::spawn(flush_at_once(Rc::clone(pool), Rc::clone(&driver.pausing)));
-    let tells = Rc::clone(&failure);
-    net::spawn(async move {
-        let Err(error) = driver.run().await;
-        tells.set(Some(error));
-    });
-    failure
-}
-
-struct Driver {
-    readiness: Rc<Readiness>,
-    pool: Rc<Pool>,
-    timers: Rc<Timers>,
-    recorder: Rc<Recorder>,
-    epoch_max: Duration,
-    /// In an epoch's pause, at the end of which everything is flushed.
-    pausing: Rc<Cell<bool>>,
-}
-
-/// Sends the calls that were started while the driver sleeps: after every task that could run has run, so that the
-/// calls of all orchestrations that were started together share a write. In an epoch's pause they wait for its end.
-async fn flush_at_once(pool: Rc<Pool>, pausing: Rc<Cell<bool>>) {
-    loop {
-        pool.has_unflushed().rung().await;
-        if !pausing.get() {
-            pool.flush(clock::now());
-        }
-    }
+/// See the module's description.
+pub(super) struct Driver {
+    pub(super) readiness: Rc<Readiness>,
+    pub(super) pool: Rc<Pool>,
+    pub(super) timers: Rc<Timers>,
+    pub(super) recorder: Rc<Recorder>,
+    pub(super) epoch_max: Duration,
 }
 
 impl Driver {
-    async fn run(&self) -> io::Result<Infallible> {
+    /// Turns until its readiness set fails, without which a shard can do nothing. Sleeps with the whole thread, so all
+    /// tasks of the shard must be [`net::spawn`]ed or run in the caller's own.
+    pub(super) async fn run(&self) -> io::Result<Infallible> {
+        net::sleep_precisely();
         let mut epoch = Epoch::new(self.epoch_max, clock::now(), clock::thread_cpu());
         loop {
+            let begun = clock::now();
+            self.pool.turn(begun)?;
+            self.timers.advance(begun);
+            let nothing_is_left = self.let_all_run().await;
+
             let now = clock::now();
-            let moved = self.pool.turn(now)?;
-            self.timers.advance(now);
-            if moved == 0 {
-                self.readiness.wait().await?;
-                continue;
-            }
-            let pause = epoch.length(now, clock::thread_cpu);
-            // Everything that was woken runs now. How much later than wanted it is this task's turn again is how long
-            // a DSP's answer may lie unread.
-            if pause.is_zero() {
-                net::yield_now().await;
-            } else {
-                self.pausing.set(true);
-                net::pause(pause).await;
-                self.pausing.set(false);
-            }
-            let stall = clock::now().since(now.after(pause));
+            // How long a DSP's answer may have lain unread because of this turn.
             self.recorder
-                .loop_stall(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX));
+                .loop_stall(u64::try_from(now.since(begun).as_nanos()).unwrap_or(u64::MAX));
+            // What comes in meanwhile is taken together: an epoch is the time from turn to turn.
+            let next = begun.after(epoch.length(now, clock::thread_cpu));
+            if nothing_is_left && now < next {
+                sleep(next.since(now));
+            }
+            if nothing_is_left {
+                self.readiness.wait()?;
+            }
         }
     }
+
+    /// Lets every task run that can and sends what they have gathered, once for each DSP: the calls of all orchestrations
+    /// that were started in this turn share a write. False if there is more to do.
+    async fn let_all_run(&self) -> bool {
+        let settled = net::settle().await;
+        let sent = self.pool.flush(clock::now());
+        settled && sent && !self.pool.has_unread()
+    }
+}
+
+/// Nothing on this thread could go on: what there was to do has been done.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the shard itself sleeps here, not one of its tasks"
+)]
+fn sleep(time: Duration) {
+    thread::sleep(time);
 }

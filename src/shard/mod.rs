@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
+use futures_lite::future;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Timers};
@@ -24,6 +25,8 @@ use crate::ingress::{self, Ingress};
 use crate::net::{Listener, Readiness, Signal};
 use crate::orchestration::{self, Orchestrator};
 use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
+
+use driver::Driver;
 
 pub use cores::{CoreError, choose_cores};
 
@@ -141,11 +144,14 @@ async fn run(
     let pool = pool(blueprint, &readiness, &recorder);
     let ingress = ingress(blueprint, &pool, &timers, &recorder);
 
-    let driver = driver::start(&readiness, &pool.pool, &timers, &recorder, blueprint.epoch_max);
-    let stop_accepting = Rc::new(Signal::default());
-    let accepting = accept::start(Listener::new(post.listener)?, &ingress, &timers, &stop_accepting);
-    let _unheard = post.events.send(Event::Ready(post.index));
-
+    let driver = Driver {
+        readiness: Rc::clone(&readiness),
+        pool: Rc::clone(&pool.pool),
+        timers: Rc::clone(&timers),
+        recorder: Rc::clone(&recorder),
+        epoch_max: blueprint.epoch_max,
+    };
+    let listener = Listener::new(post.listener, &readiness)?;
     let care = Care {
         ingress,
         pool: pool.pool,
@@ -154,16 +160,20 @@ async fn run(
         rounds: Cell::new(0),
         counts: RefCell::default(),
     };
-    while post.commands.try_recv().is_err() {
-        care.round().await;
-        if let Some(failure) = driver.take() {
-            return Err(failure);
+    let serving = async {
+        let stop_accepting = Rc::new(Signal::default());
+        let accepting = accept::start(listener, &care.ingress, &care.timers, &stop_accepting);
+        let _unheard = post.events.send(Event::Ready(post.index));
+        while post.commands.try_recv().is_err() {
+            care.round().await;
         }
-    }
-    stop_accepting.raise();
-    accepting.raised().await;
-    care.finish(blueprint.drain).await;
-    Ok(())
+        stop_accepting.raise();
+        accepting.raised().await;
+        care.finish(blueprint.drain).await;
+        Ok(())
+    };
+    let driving = async { driver.run().await.map(|never| match never {}) };
+    future::or(serving, driving).await
 }
 
 struct Connected {

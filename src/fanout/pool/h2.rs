@@ -145,11 +145,7 @@ impl Pool {
             return;
         }
         conversation.is_listed = true;
-        let mut unflushed = self.unflushed.borrow_mut();
-        unflushed.push(token);
-        if unflushed.len() == 1 {
-            self.has_unflushed.ring();
-        }
+        self.unflushed.borrow_mut().push(token);
     }
 
     pub(super) fn on_http2_bytes(&self, token: Token, bytes: &[u8], now: Instant) -> Fate {

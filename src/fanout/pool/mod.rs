@@ -21,7 +21,7 @@ use super::gatherings::{Gatherings, Ticket};
 use super::{CallFailure, Observer, Outgoing, Reply, Transport};
 use crate::clock::Instant;
 use crate::net::gzip::gunzip;
-use crate::net::{Bell, Interest, Progress, Readiness, Ready, Socket};
+use crate::net::{Interest, Progress, Readiness, Ready, Socket};
 
 /// Read from a socket at once: most answers are below 2 kB, and the largest allowed one takes a few turns.
 const READ_BYTES: usize = 64 << 10;
@@ -83,7 +83,6 @@ pub struct Pool {
     unread: RefCell<Vec<Token>>,
     /// Connections with frames that no write has been tried for.
     unflushed: RefCell<Vec<Token>>,
-    has_unflushed: Bell,
     /// Kept for its memory: what one read has brought to an end.
     ended: RefCell<Vec<h2::Ended>>,
 }
@@ -177,17 +176,15 @@ impl Pool {
             head: RefCell::default(),
             unread: RefCell::default(),
             unflushed: RefCell::default(),
-            has_unflushed: Bell::default(),
             ended: RefCell::default(),
         }
     }
 
-    /// Moves every byte that can move now. Returns how many sockets had something, or `Err` when the readiness set
-    /// itself fails and the shard cannot go on.
+    /// Moves every byte that can move now, but for calls over HTTP/2: these gather until [`Self::flush`].
     ///
     /// # Errors
-    /// As [`Readiness::take`].
-    pub fn turn(&self, now: Instant) -> std::io::Result<usize> {
+    /// As [`Readiness::take`]: the shard cannot go on.
+    pub fn turn(&self, now: Instant) -> std::io::Result<()> {
         let unread = self.unread.take();
         for &token in &unread {
             self.on_ready(
@@ -200,21 +197,20 @@ impl Pool {
                 now,
             );
         }
-        let events = self
-            .readiness
-            .take(|token, ready| self.on_ready(Token(token), ready, now))?;
-        self.flush(now);
-        Ok(events + unread.len())
+        self.readiness
+            .take(|token, ready| self.on_ready(Token(token), ready, now))
     }
 
-    /// Rings when the first call since the last [`Self::flush`] was started that is not on its way yet.
+    /// Whether there is more to read than the last [`Self::turn`] took.
     #[must_use]
-    pub fn has_unflushed(&self) -> &Bell {
-        &self.has_unflushed
+    pub fn has_unread(&self) -> bool {
+        !self.unread.borrow().is_empty()
     }
 
-    /// Sends what calls over HTTP/2 have gathered: one write for each connection, however many calls.
-    pub fn flush(&self, now: Instant) {
+    /// Sends what calls over HTTP/2 have gathered: one write for each connection, however many calls. False if a
+    /// connection turned out to be gone, of which its calls have been told.
+    pub fn flush(&self, now: Instant) -> bool {
+        let mut all_alive = true;
         let mut unflushed = self.unflushed.take();
         for token in unflushed.drain(..) {
             let sent = {
@@ -226,6 +222,7 @@ impl Pool {
             };
             if sent.is_err() {
                 self.close(token.index(), CallFailure::Lost, now);
+                all_alive = false;
             }
         }
         // Nothing can have been added meanwhile but by a closed connection's retries, which come later.
@@ -233,6 +230,7 @@ impl Pool {
         if added.is_empty() {
             *added = unflushed;
         }
+        all_alive
     }
 
     /// Closes what has grown too old. To be called about once a second.
@@ -283,7 +281,8 @@ impl Pool {
             return Err(CallFailure::Throttled);
         }
         let socket = Socket::connect(dsp.address).map_err(|_| CallFailure::Unreachable)?;
-        self.generation.set(self.generation.get().wrapping_add(1));
+        // The highest bit of a token is the readiness set's.
+        self.generation.set((self.generation.get() + 1) & (u32::MAX >> 1));
         let generation = self.generation.get();
         let mut connections = self.connections.borrow_mut();
         let entry = connections.vacant_entry();

@@ -1,0 +1,125 @@
+//! The tasks of a shard, and how its driver learns that none of them can go on.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_lite::future::yield_now;
+use pin_project_lite::pin_project;
+
+thread_local! {
+    /// How often tasks of this thread were polled.
+    static POLLS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Rounds after which [`settle`] gives up: tasks that wake each other without end must not keep a shard from its
+/// sockets. One round lets every task run that could when it began, and few requests take more than five.
+const ROUNDS_MAX: u32 = 64;
+
+/// Runs `future` beside the caller on this shard, until it ends.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(Counted { future }).detach();
+}
+
+/// Lets the other tasks of this shard run until none can; false if they could go on for ever.
+///
+/// What runs in the caller's own task beside it is seen too: after two rounds in which no other task ran, nothing that
+/// it did can have woken one.
+pub async fn settle() -> bool {
+    let mut quiet = 0;
+    for _ in 0..ROUNDS_MAX {
+        let before = POLLS.get();
+        yield_now().await;
+        quiet = if POLLS.get() == before { quiet + 1 } else { 0 };
+        if quiet == 2 {
+            return true;
+        }
+    }
+    false
+}
+
+pin_project! {
+    struct Counted<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        POLLS.set(POLLS.get().wrapping_add(1));
+        self.project().future.poll(cx)
+    }
+}
+
+/// What hyper spawns its HTTP/2 streams with.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ShardExecutor;
+
+impl<F> hyper::rt::Executor<F> for ShardExecutor
+where
+    F: Future<Output = ()> + 'static,
+{
+    fn execute(&self, future: F) {
+        spawn(future);
+    }
+}
+
+/// Runs `future` to its end on an executor of its own, on this thread: for tests of what needs a shard.
+#[cfg(test)]
+pub(crate) fn run_as_shard<T>(future: impl Future<Output = T>) -> T {
+    glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
+        .io_memory(64 << 10)
+        .make()
+        .map(|executor| executor.run(future))
+        .unwrap_or_else(|error| panic!("no executor: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::net::Signal;
+
+    #[test]
+    fn nothing_is_left_to_run_when_it_has_settled() {
+        run_as_shard(async {
+            let signals: Rc<[Signal]> = (0..20).map(|_| Signal::default()).collect();
+            let reached = Rc::new(Cell::new(0));
+            // Each wakes the one before it, so that each needs a round of its own.
+            for index in (1..signals.len()).rev() {
+                let (signals, reached) = (Rc::clone(&signals), Rc::clone(&reached));
+                spawn(async move {
+                    signals[index].raised().await;
+                    reached.set(reached.get() + 1);
+                    signals[index - 1].raise();
+                });
+            }
+            assert!(settle().await);
+            assert_eq!(reached.get(), 0);
+            signals[signals.len() - 1].raise();
+            assert!(settle().await);
+            assert_eq!(reached.get(), signals.len() - 1);
+        });
+    }
+
+    #[test]
+    fn tasks_that_never_rest_do_not_hold_the_driver() {
+        run_as_shard(async {
+            let done = Rc::new(Cell::new(false));
+            let stop = Rc::clone(&done);
+            spawn(async move {
+                while !stop.get() {
+                    yield_now().await;
+                }
+            });
+            assert!(!settle().await);
+            done.set(true);
+            assert!(settle().await);
+        });
+    }
+}
