@@ -142,7 +142,7 @@ impl FanoutFile {
         Self {
             // Half a millisecond costs a busy shard's answers a quarter of one on average, out of a deadline of 90,
             // and saves it a third of its work.
-            epoch_us_max: section.get("epoch_us_max", 500),
+            epoch_us_max: section.get("epoch_us_max", 1000),
         }
     }
 }

@@ -400,7 +400,7 @@ increment_micros = 1
 prefer_deals = false
 
 [fanout]
-epoch_us_max = 500
+epoch_us_max = 1000
 
 [validation]
 require = []

@@ -39,7 +39,7 @@ impl Driver {
             self.recorder
                 .loop_stall(u64::try_from(now.since(begun).as_nanos()).unwrap_or(u64::MAX));
             // What comes in meanwhile is taken together: an epoch is the time from turn to turn.
-            let next = begun.after(epoch.length(now, clock::thread_cpu));
+            let next = begun.after(epoch.length(now, self.pool.calls_started(), clock::thread_cpu));
             if nothing_is_left && now < next {
                 sleep(next.since(now));
             }

@@ -1,30 +1,46 @@
-//! How long to let answers gather before taking them: nothing while the shard has time, longer the busier it is.
+//! How long to let answers gather before taking them: nothing while the shard has time, longer the more there are.
 //!
-//! A network card is driven the same way (NAPI): by an interrupt each when packets are few, by polling when they are
-//! many. Waking up for one answer costs more than reading it, so a busy shard that wakes up less often has more time
-//! for work, at the price of up to one epoch of delay for an answer.
+//! A network card is driven the same way (NAPI, adaptive interrupt moderation): by an interrupt each when packets are few, by
+//! polling when they are many. Calls that share a write, and answers that share a read, cost a fraction of what each alone
+//! does, at the price of up to one epoch of delay for each.
 
 use std::time::Duration;
 
 use crate::clock::Instant;
 
-/// Up to this share of its core's time in use, every answer is taken at once.
-const BUSY_LOW: u64 = 30;
+/// A shard's load over the last measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Load {
+    /// Of its core's time, in percent.
+    busy: u64,
+    /// DSP calls started per second.
+    calls_per_s: u64,
+}
 
-/// From this share on, the epoch has its full length. In percent, as the one above.
-const BUSY_HIGH: u64 = 70;
+/// Below the first there is time to take every answer at once, whatever their number; from the second on the load is
+/// taken for what it is. In percent of the core's time.
+const HAS_TIME: (u64, u64) = (30, 50);
 
-/// How often the share is measured: often enough to follow a burst, seldom enough that the system call for the
-/// thread's CPU time is not felt.
-const MEASURE_INTERVAL: Duration = Duration::from_millis(5);
+/// Calls per second from which on they are worth gathering, and from which on for a whole epoch: 3,500 and 9,000 fan-outs
+/// to 23 DSPs. Before the first, few calls of one epoch go to the same DSP.
+const MANY_CALLS: (u64, u64) = (80_000, 207_000);
 
-/// Decides the epoch from how busy the shard's thread has been.
+/// Busy enough for an epoch however few calls there are, and for a whole one: what else is left to save. In percent of the
+/// core's time.
+const NO_TIME_LEFT: (u64, u64) = (75, 95);
+
+/// How often the load is measured: often enough to follow a burst, seldom enough that the system call for the thread's CPU
+/// time is not felt, and long enough to count some calls in.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Decides the epoch from how busy the shard's thread has been and with how many calls.
 #[derive(Debug)]
 pub(super) struct Epoch {
     longest: Duration,
     current: Duration,
     measured_at: Instant,
     cpu_at: Duration,
+    calls_at: u64,
 }
 
 impl Epoch {
@@ -34,61 +50,92 @@ impl Epoch {
             current: Duration::ZERO,
             measured_at: now,
             cpu_at: cpu,
+            calls_at: 0,
         }
     }
 
-    /// How long to wait now. `cpu` tells the CPU time that the thread has used so far.
-    pub(super) fn length(&mut self, now: Instant, cpu: impl FnOnce() -> Duration) -> Duration {
+    /// How long it is to be now. `calls` counts the DSP calls so far, `cpu` tells the CPU time that the thread has used so
+    /// far.
+    pub(super) fn length(&mut self, now: Instant, calls: u64, cpu: impl FnOnce() -> Duration) -> Duration {
         let passed = now.since(self.measured_at);
         if passed >= MEASURE_INTERVAL {
             let cpu = cpu();
-            let used = cpu.saturating_sub(self.cpu_at);
-            let busy = u64::try_from(used.as_nanos() * 100 / passed.as_nanos()).unwrap_or(100);
-            let wanted = self.longest * of_busy(busy) / 100;
-            // Half of the way each time: one measurement of 5 ms is noisy.
+            let per_passed = |amount: u128| u64::try_from(amount / passed.as_nanos()).unwrap_or(u64::MAX);
+            let load = Load {
+                busy: per_passed(cpu.saturating_sub(self.cpu_at).as_nanos() * 100),
+                calls_per_s: per_passed(u128::from(calls.wrapping_sub(self.calls_at)) * 1_000_000_000),
+            };
+            let wanted = self.longest * share(load) / 100;
+            // Half of the way each time: one measurement is noisy.
             self.current = (self.current + wanted) / 2;
-            (self.measured_at, self.cpu_at) = (now, cpu);
+            (self.measured_at, self.cpu_at, self.calls_at) = (now, cpu, calls);
         }
         self.current
     }
 }
 
 /// The epoch in percent of the longest.
-fn of_busy(busy: u64) -> u32 {
-    let share = busy.clamp(BUSY_LOW, BUSY_HIGH) - BUSY_LOW;
-    u32::try_from(share * 100 / (BUSY_HIGH - BUSY_LOW)).unwrap_or(100)
+fn share(load: Load) -> u32 {
+    let worth_it = ramp(load.calls_per_s, MANY_CALLS).max(ramp(load.busy, NO_TIME_LEFT));
+    worth_it.min(ramp(load.busy, HAS_TIME))
+}
+
+/// From 0 at the first to 100 at the second.
+fn ramp(value: u64, (from, to): (u64, u64)) -> u32 {
+    let part = value.clamp(from, to) - from;
+    u32::try_from(part * 100 / (to - from)).unwrap_or(100)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The epoch's length in us after the shard was this busy (in percent) for so many measurements.
-    fn settles(busy: u64, measurements: u64) -> u128 {
+    /// The epoch's length in us after the shard was this busy (in percent), with so many calls per second, for so many
+    /// measurements.
+    fn settles(busy: u64, calls_per_s: u64, measurements: u64) -> u128 {
         let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
-        let mut epoch = Epoch::new(Duration::from_micros(500), at(0), Duration::ZERO);
+        let mut epoch = Epoch::new(Duration::from_micros(1000), at(0), Duration::ZERO);
         let mut length = Duration::ZERO;
         for step in 1..=measurements {
-            let cpu = Duration::from_micros(step * 5_000 * busy / 100);
-            length = epoch.length(at(step * 5), || cpu);
+            let cpu = Duration::from_micros(step * 10_000 * busy / 100);
+            length = epoch.length(at(step * 10), step * calls_per_s / 100, || cpu);
         }
         length.as_micros()
     }
 
     #[test]
-    fn grows_with_the_load_and_is_bounded() {
-        assert_eq!(settles(0, 20), 0);
-        assert_eq!(settles(30, 20), 0);
-        assert!((240..=250).contains(&settles(50, 20)));
-        assert!((490..=500).contains(&settles(70, 20)));
-        assert!((490..=500).contains(&settles(100, 20)));
-        assert_eq!(settles(100, 1), 250, "half of the way at a time");
+    fn grows_with_the_calls_and_is_bounded() {
+        assert_eq!(
+            settles(60, 60_000, 20),
+            0,
+            "few calls go to the same DSP in a millisecond"
+        );
+        assert_eq!(settles(60, 80_000, 20), 0);
+        assert!((470..=490).contains(&settles(60, 141_000, 20)));
+        assert!((990..=1000).contains(&settles(60, 207_000, 20)));
+        assert!((990..=1000).contains(&settles(60, 1_000_000, 20)));
+        assert_eq!(settles(60, 207_000, 1), 500, "half of the way at a time");
+    }
+
+    #[test]
+    fn a_core_with_time_to_spare_takes_every_answer_at_once() {
+        assert_eq!(settles(30, 1_000_000, 20), 0);
+        assert!((490..=500).contains(&settles(40, 1_000_000, 20)));
+    }
+
+    #[test]
+    fn a_core_without_time_left_saves_what_it_can() {
+        assert_eq!(settles(75, 1_000, 20), 0);
+        assert!((490..=500).contains(&settles(85, 1_000, 20)));
+        assert!((990..=1000).contains(&settles(100, 1_000, 20)));
     }
 
     #[test]
     fn between_two_measurements_nothing_is_asked() {
         let mut epoch = Epoch::new(Duration::from_micros(500), Instant::from_nanos(0), Duration::ZERO);
-        let length = epoch.length(Instant::from_nanos(4_999_999), || unreachable!("not yet"));
+        let length = epoch.length(Instant::from_nanos(9_999_999), 1_000_000, || {
+            unreachable!("not yet")
+        });
         assert_eq!(length, Duration::ZERO);
     }
 }

@@ -54,6 +54,12 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     grid_us: u64,
 
+    /// Look for requests only once in so many microseconds and take what came meanwhile together. On the caller's own
+    /// host a call that finds the DSP asleep costs the caller the waking, which no DSP across a network does. A
+    /// request may wait this long before its latency begins
+    #[arg(long, value_name = "US", default_value_t = 0)]
+    gather_us: u64,
+
     /// What is wrong with some DSPs, as KIND@N, KIND@N-M or KIND@all, counted from 1, separated by commas.
     /// Kinds: reset, reset-stream, close, stall, garbage, garbage-json, drip, huge, statusNNN, wrong-id,
     /// late:MS, refuse, redirect, gzip-bomb, empty, goaway [default: nothing is]
@@ -175,6 +181,7 @@ impl Args {
             threads: self.threads,
             cores: self.cores.clone(),
             grid: Duration::from_micros(self.grid_us),
+            gather: Duration::from_micros(self.gather_us),
             faults,
             bodies: read(&self.body_file)?,
             raw: read(&self.raw_file)?,

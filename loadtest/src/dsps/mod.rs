@@ -41,6 +41,10 @@ pub struct Options {
     /// Precision of latency: answers leave at the nearest point of a grid this wide. Answers of one point and
     /// connection share a write, so a wider grid is cheaper.
     pub grid: Duration,
+    /// A loop looks for requests at most once in this time, and so takes what came meanwhile together. A DSP on the same
+    /// host makes its caller pay for waking it, for each call that finds it asleep; one across a network does not. A
+    /// request may wait this long before its latency begins, so it is part of what a generator sees. Zero: at once.
+    pub gather: Duration,
     /// DSPs that start with a fault.
     pub faults: Vec<(u16, Fault)>,
     /// DSPs that always answer 200 with this body; `@@REQUEST_ID@@` and `@@IMP_ID@@` in it become the
@@ -106,6 +110,7 @@ impl Default for Options {
             threads: 1,
             cores: Vec::new(),
             grid: GRID_DEFAULT,
+            gather: Duration::ZERO,
             faults: Vec::new(),
             bodies: Vec::new(),
             raw: Vec::new(),
@@ -201,9 +206,9 @@ impl Dsps {
             .name(format!("dsps-{index}"))
             .spawn(move || {
                 let pinned = core.map_or(Ok(()), pin_to_core);
-                match pinned.and_then(|()| {
-                    Server::new(listeners, options.templates(), their_waker, shared, options.grid)
-                }) {
+                match pinned
+                    .and_then(|()| Server::new(listeners, options.templates(), their_waker, shared, &options))
+                {
                     Ok(server) => {
                         let _ = report.send(Ok(()));
                         server.run();

@@ -3,16 +3,17 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 use socket2::{Domain, Socket, Type};
 
-use super::Shared;
 use super::answer::Template;
 use super::connection::{Connection, Fate, READ_BYTES_MAX, accept};
 use super::desk::{Call, ConnectionId, DRIP_INTERVAL, Desk, Drip, Due, REQUEST_BYTES_MAX, Reply};
 use super::fault::Fault;
+use super::{Options, Shared};
 use crate::net::poller::{Interest, Poller, Ready, Waker};
 use crate::net::thread::wake_punctually;
 
@@ -23,6 +24,8 @@ pub(super) struct Server {
     connections: Slab<Connection>,
     generation: u32,
     desk: Desk,
+    gather: Duration,
+    turned_at: Instant,
     buffer: Box<[u8]>,
     /// Connections with something to write at the end of the turn.
     dirty: Vec<ConnectionId>,
@@ -73,7 +76,7 @@ impl Server {
         templates: Vec<Template>,
         waker: Waker,
         shared: Arc<Shared>,
-        grid: Duration,
+        options: &Options,
     ) -> io::Result<Self> {
         wake_punctually();
         let poller = Poller::new(EVENTS_MAX)?;
@@ -84,7 +87,9 @@ impl Server {
             listeners,
             connections: Slab::new(),
             generation: 0,
-            desk: Desk::new(shared, templates, Instant::now(), grid),
+            desk: Desk::new(shared, templates, Instant::now(), options.grid),
+            gather: options.gather,
+            turned_at: Instant::now(),
             buffer: vec![0; REQUEST_BYTES_MAX + READ_BYTES_MAX].into(),
             dirty: Vec::new(),
         };
@@ -107,17 +112,26 @@ impl Server {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let timeout = self
-            .desk
-            .timers
-            .next_due()
-            .map(|due| due.saturating_duration_since(Instant::now()));
+        let next_due = self.desk.timers.next_due();
+        self.let_requests_gather(next_due);
+        let timeout = next_due.map(|due| due.saturating_duration_since(Instant::now()));
         for index in 0..self.poller.wait(timeout)? {
             self.on_event(self.poller.ready(index));
         }
         self.answer_due();
         self.flush_dirty();
         Ok(())
+    }
+
+    /// Sleeps on the clock and not on the sockets, so that nobody has to wake this thread.
+    fn let_requests_gather(&mut self, next_due: Option<Instant>) {
+        if self.gather.is_zero() {
+            return;
+        }
+        let until = self.turned_at + self.gather;
+        let until = next_due.map_or(until, |due| due.min(until));
+        thread::sleep(until.saturating_duration_since(Instant::now()));
+        self.turned_at = Instant::now();
     }
 
     fn on_event(&mut self, ready: Ready) {
@@ -246,7 +260,7 @@ impl Server {
                         entry.insert(Connection::new(id, dsp, socket));
                     }
                 }
-                Err(_) => return std::thread::sleep(ACCEPT_PAUSE),
+                Err(_) => return thread::sleep(ACCEPT_PAUSE),
             }
         }
     }

@@ -77,6 +77,7 @@ pub struct Pool {
     observer: Rc<dyn Observer>,
     limits: PoolLimits,
     generation: Cell<u32>,
+    calls_started: Cell<u64>,
     scratch: RefCell<Vec<u8>>,
     head: RefCell<Vec<u8>>,
     /// Connections that had more to read than a turn allows.
@@ -172,6 +173,7 @@ impl Pool {
             observer,
             limits,
             generation: Cell::new(0),
+            calls_started: Cell::new(0),
             scratch: RefCell::new(vec![0; READ_BYTES]),
             head: RefCell::default(),
             unread: RefCell::default(),
@@ -199,6 +201,12 @@ impl Pool {
         }
         self.readiness
             .take(|token, ready| self.on_ready(Token(token), ready, now))
+    }
+
+    /// How many calls have been started so far, retries among them.
+    #[must_use]
+    pub fn calls_started(&self) -> u64 {
+        self.calls_started.get()
     }
 
     /// Whether there is more to read than the last [`Self::turn`] took.
@@ -434,6 +442,7 @@ impl Pool {
 impl Transport for Pool {
     fn start(&self, outgoing: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
         let dsp = &self.dsps[outgoing.dsp.index()];
+        self.calls_started.set(self.calls_started.get().wrapping_add(1));
         match &dsp.side {
             Side::Http1(side) => self.start_http1(dsp, side, outgoing, ticket, now),
             Side::Http2(side) => self.start_http2(dsp, side, outgoing, ticket, now),
