@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds the highest rate an exchange sustains on one core, then measures it at 25, 50 and 80 % of that.
+# Finds the highest rate an exchange sustains on one core, then measures it at shares of that, several times each.
 # Starts the DSP simulator and `corebid serve` itself, stops them by pid, also on Ctrl-C. Prints a markdown table with
 # the conditions; progress goes to stderr. Needs bash, jq, taskset, and a release build of both programs.
 #
@@ -21,12 +21,16 @@ Usage: loadtest/sweep.sh [options] [-- options for `corebid-loadtest run`]
   --low R --high R   rates between which the limit lies          [200, 20000]
   --probe S          seconds of each short run                   [6]
   --duration S       seconds of each measured run                [60]
+  --rates LIST       rates to measure, also as shares of the highest [25%,50%,80%,100%]
+  --runs N           runs of each, whose medians are printed too [3]
+  --highest R        take this for the highest rate, do not look for it
+  --grid-us US       grid of the simulated DSPs' answers, which is part of the excess [50]
   --seed N           seed of everything                          [1]
 USAGE
 }
 
 bin=target/release config=profiles/reference.toml target=http://127.0.0.1:8080 server_core=0 load_core=1
-low=200 high=20000 probe=6 duration=60 seed=1
+low=200 high=20000 probe=6 duration=60 seed=1 rates=25%,50%,80%,100% runs=3 best=0 grid=50
 while (($#)); do
     case $1 in
         --bin) bin=$2; shift 2 ;;
@@ -39,6 +43,10 @@ while (($#)); do
         --probe) probe=$2; shift 2 ;;
         --duration) duration=$2; shift 2 ;;
         --seed) seed=$2; shift 2 ;;
+        --rates) rates=$2; shift 2 ;;
+        --runs) runs=$2; shift 2 ;;
+        --highest) best=$2; shift 2 ;;
+        --grid-us) grid=$2; shift 2 ;;
         --) shift; break ;;
         -h | --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
@@ -109,55 +117,71 @@ objection() {
           else empty end'
 }
 
-start dsps "$load_core" "$bin/corebid-loadtest" dsps --count 23 --base-port 9001 --seed "$seed"
+start dsps "$load_core" "$bin/corebid-loadtest" dsps --count 23 --base-port 9001 --seed "$seed" \
+    --grid-us "$grid"
 await_port 127.0.0.1:9001 "${pids[-1]}" dsps
 COREBID_SERVER__CORES=$server_core start corebid "$server_core" "$bin/corebid" serve --config "$config"
 server_pid=${pids[-1]}
 address=${target#http://}
 await_port "${address%%/*}" "$server_pid" corebid
 
-echo "sweep.sh: looking for the limit between $low/s and $high/s" >&2
-best=0
-# To within 3 %: closer than two runs of the same rate agree.
-while ((high - low > high * 3 / 100 && high - low > 10)); do
-    rate=$(((low + high) / 2))
-    ((best == 0)) && rate=$low
-    why=$(load "$rate" "$probe" 2 | objection)
-    # A second chance: on a virtual machine somebody else may have had the core for those seconds.
-    [[ -z $why ]] || why=$(load "$rate" "$probe" 2 | objection)
-    echo "  $rate/s: ${why:-sustained}" >&2
-    if [[ -z $why ]]; then
-        best=$rate low=$rate
-    elif ((best == 0)); then
-        echo "sweep.sh: not even $rate/s is sustained: $why" >&2
-        exit 1
-    else
-        high=$rate
+find_highest() {
+    echo "sweep.sh: looking for the limit between $low/s and $high/s" >&2
+    # To within 3 %: closer than two runs of the same rate agree.
+    while ((high - low > high * 3 / 100 && high - low > 10)); do
+        rate=$(((low + high) / 2))
+        ((best == 0)) && rate=$low
+        why=$(load "$rate" "$probe" 2 | objection)
+        # A second chance: on a virtual machine somebody else may have had the core for those seconds.
+        [[ -z $why ]] || why=$(load "$rate" "$probe" 2 | objection)
+        echo "  $rate/s: ${why:-sustained}" >&2
+        if [[ -z $why ]]; then
+            best=$rate low=$rate
+        elif ((best == 0)); then
+            echo "sweep.sh: not even $rate/s is sustained: $why" >&2
+            exit 1
+        else
+            high=$rate
+        fi
+    done
+    if ((best == 0)); then
+        echo "sweep.sh: --low and --high are too close" >&2
+        exit 2
     fi
-done
-if ((best == 0)); then
-    echo "sweep.sh: --low and --high are too close" >&2
-    exit 2
-fi
+    echo "Highest sustained rate: **$best/s** (no error, no wrong answer, excess p99 <= 12 ms, in runs of $probe s)."
+    echo
+}
 
-cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -1)
-echo "Highest sustained rate: **$best/s** (no error, no wrong answer, excess p99 <= 12 ms, in runs of $probe s)."
-echo
-echo "| rate/s | achieved/s | p50 ms | p90 ms | p99 ms | p99.9 ms | max ms | excess p50 ms | excess p99 ms | CPU us/orch. |\
- waited us/orch. | peak MiB | lateness p99 ms | exact | grey | wrong | errors |"
-echo "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
-for percent in 25 50 80; do
-    load $((best * percent / 100)) "$duration" 5 | jq -r '
-        [.conditions.rate, .rates.achieved, .latency.p50_ms, .latency.p90_ms, .latency.p99_ms, .latency.p999_ms,
-         .latency.max_ms, .excess.p50_ms, .excess.p99_ms, .server.cpu_us_per_orchestration,
+# One row for each JSON object on standard input, and one of their medians.
+rows() {
+    jq -rs '
+        def median: sort | if length == 0 then null else .[(length - 1) / 2 | floor] end;
+        map([.conditions.rate, .rates.achieved, .latency.p50_ms, .latency.p90_ms, .latency.p99_ms, .latency.p999_ms,
+         .latency.max_ms, .excess.p50_ms, .excess.p90_ms, .excess.p99_ms, .server.cpu_us_per_orchestration,
          .server.run_delay_us_per_orchestration, .server.rss_peak_mib, .send_lateness.p99_ms,
          .measured.verification.exact, .measured.verification.within_grey,
          (.measured.verification | .wrong_winner + .wrong_price + .unexpected_no_bid + .missing_no_bid + .malformed),
-         ([.measured.errors[]] | add)] | "| " + (map(. // "-" | tostring) | join(" | ")) + " |"'
+         ([.measured.errors[]] | add)])
+        | . + if length > 1 then [transpose | map(map(select(. != null)) | median) | map("**\(. // "-")**")] else [] end
+        | .[] | "| " + (map(. // "-" | tostring) | join(" | ")) + " |"'
+}
+
+((best > 0)) || find_highest
+
+cpu=$(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -1)
+echo "| rate/s | achieved/s | p50 ms | p90 ms | p99 ms | p99.9 ms | max ms | excess p50 ms | excess p90 ms | excess p99 ms |\
+ CPU us/orch. | waited us/orch. | peak MiB | lateness p99 ms | exact | grey | wrong | errors |"
+echo "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+for rate in ${rates//,/ }; do
+    [[ $rate == *% ]] && rate=$((best * ${rate%\%} / 100))
+    for ((run = 1; run <= runs; run++)); do
+        load "$rate" "$duration" 5
+    done | rows
 done
 cat <<CONDITIONS
 
 Conditions: commit $(git rev-parse --short HEAD), $(date -u +%Y-%m-%dT%H:%MZ), kernel $(uname -r), $cpu, $(nproc) CPUs; exchange on core $server_core, 23 simulated
-DSPs (seed $seed, reference latency profile) and the generator on core $load_core; $duration s per row after 5 s of warm-up.
+DSPs (seed $seed, reference latency profile, answers on a grid of $grid us) and the generator on core $load_core; $duration s per row after
+5 s of warm-up; medians in bold.
 Latency is from the intended send time of Poisson arrivals. \`$config\`, load: \`corebid-loadtest run --target $target ${run_options[*]}\`.
 CONDITIONS
