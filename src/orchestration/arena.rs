@@ -1,6 +1,6 @@
 //! The memory of an orchestration: an arena from the shard's pool, given back empty when the orchestration ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 
 use bumpalo::Bump;
@@ -24,11 +24,13 @@ const ARENAS_KEPT: usize = 256;
 #[derive(Debug, Default)]
 pub struct Arenas {
     idle: RefCell<Vec<Bump>>,
+    lent: Cell<usize>,
 }
 
 impl Arenas {
     /// An empty arena; it comes back when dropped.
     pub fn take(&self) -> Arena<'_> {
+        self.lent.set(self.lent.get() + 1);
         let bump = self
             .idle
             .borrow_mut()
@@ -45,7 +47,13 @@ impl Arenas {
         self.idle.borrow().len()
     }
 
+    /// How many are on loan.
+    pub(super) fn lent(&self) -> usize {
+        self.lent.get()
+    }
+
     fn give_back(&self, mut bump: Bump) {
+        self.lent.set(self.lent.get() - 1);
         let mut idle = self.idle.borrow_mut();
         if idle.len() < ARENAS_KEPT && bump.allocated_bytes() <= ARENA_BYTES_KEPT {
             bump.reset();

@@ -76,6 +76,12 @@ impl<T: Transport> Orchestrator<T> {
         &self.fanout
     }
 
+    /// How many arenas are on loan: one for each orchestration in flight.
+    #[must_use]
+    pub fn arenas_lent(&self) -> usize {
+        self.arenas.lent()
+    }
+
     /// How many arenas are in the pool, not on loan.
     #[cfg(test)]
     pub(crate) fn arenas_idle(&self) -> usize {

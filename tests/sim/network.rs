@@ -1,0 +1,242 @@
+//! The network of a world: carries calls to DSPs that answer when and how they like, on the world's clock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use corebid::clock::Instant;
+use corebid::fanout::{CallFailure, Gatherings, Outgoing, Reply, Ticket, Transport};
+
+use crate::bidding::{Answered, Asked, Bid};
+use crate::chance::Chance;
+
+/// What a call says when it makes us panic.
+pub(crate) const PANIC: &str = "simulated";
+
+/// How a DSP behaves in this world.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Temper {
+    /// Half of its answers take longer.
+    median: Duration,
+    /// Of a thousand calls: those that fail, are not answered in time, cannot be started, and make us panic.
+    fails: u64,
+    stalls: u64,
+    refuses: u64,
+    panics: u64,
+}
+
+impl Temper {
+    pub(crate) fn draw(chance: &mut Chance) -> Self {
+        let mut share = |of_ten: u64, most: u64| {
+            if chance.below(10) < of_ten {
+                chance.below(most)
+            } else {
+                0
+            }
+        };
+        let (fails, stalls, refuses, panics) = (share(4, 500), share(4, 500), share(3, 300), share(1, 60));
+        Self {
+            median: chance.micros(200, 60_000),
+            fails,
+            stalls,
+            refuses,
+            panics,
+        }
+    }
+}
+
+/// Something on its way.
+struct Under {
+    at: Instant,
+    dsp: usize,
+    ticket: Ticket,
+    due_at: Instant,
+    request: String,
+    ends: Ends,
+}
+
+enum Ends {
+    Answered(Answered),
+    Failed(CallFailure),
+}
+
+/// What an exchange knows of a request when it has to sell.
+#[derive(Debug, Default)]
+pub(crate) struct Arrived {
+    /// By DSP: its bids, in their order.
+    pub(crate) bids: HashMap<usize, Vec<Bid>>,
+    /// When the fan-out began.
+    pub(crate) asked_at: Option<Instant>,
+    /// A call of it made us panic.
+    pub(crate) panicked: bool,
+}
+
+pub(crate) struct Network {
+    chance: RefCell<Chance>,
+    tempers: Vec<Temper>,
+    clock: Rc<Cell<Instant>>,
+    gatherings: Rc<Gatherings>,
+    under_way: RefCell<Vec<Under>>,
+    requests: RefCell<HashMap<String, (Asked, Arrived)>>,
+    pub(crate) distrusted: Cell<u64>,
+    pub(crate) late: Cell<u64>,
+    pub(crate) retried: Cell<u64>,
+}
+
+impl Network {
+    pub(crate) fn new(
+        mut chance: Chance,
+        dsps: usize,
+        clock: Rc<Cell<Instant>>,
+        gatherings: Rc<Gatherings>,
+    ) -> Self {
+        Self {
+            tempers: (0..dsps).map(|_| Temper::draw(&mut chance)).collect(),
+            chance: RefCell::new(chance),
+            clock,
+            gatherings,
+            under_way: RefCell::default(),
+            requests: RefCell::default(),
+            distrusted: Cell::default(),
+            late: Cell::default(),
+            retried: Cell::default(),
+        }
+    }
+
+    /// From now on there may be calls for this request.
+    pub(crate) fn announce(&self, asked: Asked) {
+        let arrived = Arrived::default();
+        self.requests
+            .borrow_mut()
+            .insert(asked.id.clone(), (asked, arrived));
+    }
+
+    /// What had arrived for a request; what comes after this is of no interest.
+    pub(crate) fn arrived(&self, request: &str) -> Arrived {
+        self.requests.borrow_mut().remove(request).unwrap().1
+    }
+
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        self.under_way.borrow().iter().map(|under| under.at).min()
+    }
+
+    /// Brings all that has reached us by now, in any order. Returns how much it was.
+    pub(crate) fn deliver(&self) -> usize {
+        let now = self.clock.get();
+        let mut delivered = 0;
+        loop {
+            let mut under_way = self.under_way.borrow_mut();
+            let ready: Vec<usize> = (0..under_way.len())
+                .filter(|&index| under_way[index].at <= now)
+                .collect();
+            if ready.is_empty() {
+                return delivered;
+            }
+            let picked = ready[self.chance.borrow_mut().index(ready.len())];
+            let under = under_way.swap_remove(picked);
+            drop(under_way);
+            self.end(under, now);
+            delivered += 1;
+        }
+    }
+
+    /// As the pool does it: what is read after its time is late, in whatever order things are looked at.
+    fn end(&self, under: Under, now: Instant) {
+        let is_late = now > under.due_at;
+        let result = match under.ends {
+            Ends::Failed(failure) => Err(failure),
+            Ends::Answered(_) if is_late => {
+                self.late.set(self.late.get() + 1);
+                Err(CallFailure::Timeout)
+            }
+            Ends::Answered(answered) => {
+                if let Some((_, arrived)) = self.requests.borrow_mut().get_mut(&under.request) {
+                    arrived.bids.insert(under.dsp, answered.bids);
+                }
+                let mut body = self.gatherings.buffer();
+                body.extend_from_slice(&answered.body);
+                Ok(Reply {
+                    status: answered.status,
+                    body,
+                    connection: 7,
+                })
+            }
+        };
+        self.gatherings.complete(under.ticket, now, result);
+    }
+
+    fn ends(&self, call: &Outgoing<'_>, request: &str, imps: usize) -> (Duration, Ends) {
+        let dsp = call.dsp.index();
+        let temper = self.tempers[dsp];
+        let mut chance = self.chance.borrow_mut();
+        // A fourth of the median to eight times as long, in steps of doubling.
+        let doublings = (chance.below(6) + chance.below(6)) / 2;
+        let takes = temper.median / 4 * (1 << doublings) + chance.micros(0, 500);
+        if chance.permille(temper.fails) {
+            let failure = match chance.below(5) {
+                0 if !call.fresh => CallFailure::Stale,
+                1 => CallFailure::Unreachable,
+                2 => CallFailure::Protocol("not HTTP"),
+                3 => CallFailure::TooLarge,
+                _ => CallFailure::Lost,
+            };
+            return (takes, Ends::Failed(failure));
+        }
+        let takes = if chance.permille(temper.stalls) {
+            takes + Duration::from_secs(1)
+        } else {
+            takes
+        };
+        (
+            takes,
+            Ends::Answered(Answered::draw(&mut chance, request, imps, dsp)),
+        )
+    }
+}
+
+impl Transport for Network {
+    fn start(&self, call: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
+        assert_eq!(now, self.clock.get());
+        let document: serde_json::Value = serde_json::from_slice(call.body).unwrap();
+        let request = document["id"].as_str().unwrap().to_owned();
+        let imps = {
+            let mut requests = self.requests.borrow_mut();
+            let (asked, arrived) = requests.get_mut(&request).unwrap();
+            arrived.asked_at.get_or_insert(now);
+            let told = Duration::from_millis(document["tmax"].as_u64().unwrap());
+            let left = call.due_at.since(arrived.asked_at.unwrap());
+            assert!(
+                told <= left && left < told + Duration::from_millis(1),
+                "a DSP is told what it has, {told:?} of {left:?}"
+            );
+            asked.floors.len()
+        };
+        if call.fresh {
+            self.retried.set(self.retried.get() + 1);
+        }
+        let temper = self.tempers[call.dsp.index()];
+        if self.chance.borrow_mut().permille(temper.panics) {
+            self.requests.borrow_mut().get_mut(&request).unwrap().1.panicked = true;
+            std::panic::panic_any(PANIC);
+        }
+        if self.chance.borrow_mut().permille(temper.refuses) {
+            return Err(CallFailure::Throttled);
+        }
+        let (takes, ends) = self.ends(&call, &request, imps);
+        self.under_way.borrow_mut().push(Under {
+            at: now.after(takes),
+            dsp: call.dsp.index(),
+            ticket,
+            due_at: call.due_at,
+            request,
+            ends,
+        });
+        Ok(())
+    }
+
+    fn distrust(&self, connection: u64) {
+        assert_eq!(connection, 7);
+        self.distrusted.set(self.distrusted.get() + 1);
+    }
+}
