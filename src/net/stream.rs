@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -45,11 +45,12 @@ struct Lingering {
 }
 
 impl HyperStream {
-    /// Takes over an accepted socket.
+    /// Takes over a socket that [`super::Listener::accept`] gave, on this shard or another.
     ///
     /// # Errors
     /// When the kernel's limit of watches is reached, or the peer is gone already.
-    pub fn new(socket: Socket, readiness: &Rc<Readiness>) -> io::Result<Self> {
+    pub fn new(socket: OwnedFd, readiness: &Rc<Readiness>) -> io::Result<Self> {
+        let socket = Socket::from(socket);
         socket.set_nonblocking(true)?;
         // An answer is one write: Nagle's algorithm would only hold back the second half of a large one.
         socket.set_tcp_nodelay(true)?;
