@@ -53,6 +53,10 @@ pub struct ServerOptions {
     pub read_timeout: Duration,
     /// How long an SSP connection may be unused.
     pub idle_timeout: Duration,
+    /// How old an SSP connection may be when a request comes on it; `None`: as old as it likes.
+    pub max_connection_age: Option<Duration>,
+    /// Whether a shard passes connections to others that have clearly less to do.
+    pub balance: bool,
     /// How long what is in flight may take to finish once draining.
     pub drain: Duration,
 }
@@ -202,6 +206,9 @@ const EPOCH_US_MAX: i64 = 20_000;
 /// An hour: more is a slip of the unit.
 const CONNECTION_MS_MAX: i64 = 3_600_000;
 
+/// A day: who wants connections to be older wants 0, which is no limit.
+const CONNECTION_AGE_MS_MAX: i64 = 86_400_000;
+
 /// 64 MiB: a bid request has a few kB, and each one in flight may cost this much memory.
 const BODY_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
@@ -298,6 +305,13 @@ impl ServerOptions {
             max_response_bytes: number(&file.max_response_bytes, 1..=BODY_BYTES_MAX, reader),
             read_timeout: millis(&file.read_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
             idle_timeout: millis(&file.idle_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
+            max_connection_age: Some(millis(
+                &file.max_connection_age_ms,
+                0..=CONNECTION_AGE_MS_MAX,
+                reader,
+            ))
+            .filter(|age| !age.is_zero()),
+            balance: file.balance.value,
             drain: millis(&file.drain_ms, 0..=CONNECTION_MS_MAX, reader),
         }
     }

@@ -31,6 +31,8 @@ pub(super) struct ServerFile {
     pub(super) max_response_bytes: Written<i64>,
     pub(super) read_timeout_ms: Written<i64>,
     pub(super) idle_timeout_ms: Written<i64>,
+    pub(super) max_connection_age_ms: Written<i64>,
+    pub(super) balance: Written<bool>,
     pub(super) drain_ms: Written<i64>,
 }
 
@@ -118,6 +120,10 @@ impl ServerFile {
             read_timeout_ms: section.get("read_timeout_ms", 5_000),
             // Longer than the 60 s after which common load balancers close theirs, so that they do it first.
             idle_timeout_ms: section.get("idle_timeout_ms", 75_000),
+            // A connection is placed once. Five minutes after shards, or what connections carry, have changed, all are
+            // placed anew, and an SSP makes one connection in five minutes more than it would.
+            max_connection_age_ms: section.get("max_connection_age_ms", 300_000),
+            balance: section.get("balance", true),
             drain_ms: section.get("drain_ms", 5_000),
         }
     }

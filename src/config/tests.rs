@@ -112,6 +112,10 @@ fn types() {
         &["c.toml:2:9: server.cores: expected a list of integers, found a list"],
     );
     bad(
+        "[server]\nbalance = 1",
+        &["c.toml:2:11: server.balance: expected true or false, found an integer"],
+    );
+    bad(
         "[auction]\nprefer_deals = \"no\"",
         &["c.toml:2:16: auction.prefer_deals: expected true or false, found a string"],
     );
@@ -159,6 +163,10 @@ fn values() {
     bad(
         "[server]\nidle_timeout_ms = 0",
         &["c.toml:2:19: server.idle_timeout_ms: must be 1 to 3600000, is 0"],
+    );
+    bad(
+        "[server]\nmax_connection_age_ms = 86400001",
+        &["c.toml:2:25: server.max_connection_age_ms: must be 0 to 86400000, is 86400001"],
     );
     bad(
         "[auction]\ndeadline_ms = 0",
@@ -389,6 +397,8 @@ max_request_bytes = 262144
 max_response_bytes = 262144
 read_timeout_ms = 5000
 idle_timeout_ms = 75000
+max_connection_age_ms = 300000
+balance = true
 drain_ms = 5000
 
 [auction]
@@ -429,6 +439,17 @@ gzip = false
         config,
         "the effective configuration is a configuration"
     );
+}
+
+#[test]
+fn no_connection_age_is_zero() {
+    let age = |text: &str| {
+        let config = check_with(&format!("[server]\nmax_connection_age_ms = {text}\n{DSP}"), &[]).unwrap();
+        config.server().max_connection_age
+    };
+    assert_eq!(age("0"), None);
+    assert_eq!(age("1"), Some(Duration::from_millis(1)));
+    assert_eq!(age("86400000"), Some(Duration::from_secs(86_400)));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! One connection from an SSP, from its first byte to its close: HTTP/1.1 and HTTP/2 on the same port.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_lite::future;
@@ -10,8 +12,12 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::Ingress;
+use super::age::Age;
+use super::reply::closing;
+use crate::clock::Instant;
 use crate::fanout::Transport;
 use crate::net::{HyperStream, ShardExecutor, Signal};
+use crate::telemetry::Http;
 
 /// A request's head. Real ones have some 300 bytes in 8 headers; this leaves room for proxies and their tracing.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -39,9 +45,9 @@ impl<T: Transport + 'static> Ingress<T> {
     /// Serves one connection until either side closes it.
     pub async fn serve(self: Rc<Self>, mut stream: HyperStream) {
         let _counted = self.admission.connection();
-        let first_byte_due = self
-            .timers
-            .sleep_until(self.timers.now().after(self.options.idle_timeout));
+        let made_at = self.timers.now();
+        let age = Rc::new(Age::new(made_at, self.options.connection_age_max));
+        let first_byte_due = self.timers.sleep_until(made_at.after(self.options.idle_timeout));
         let silent = async {
             first_byte_due.await;
             Ok(None)
@@ -53,14 +59,14 @@ impl<T: Transport + 'static> Ingress<T> {
         };
         // A connection without a byte has nothing in flight: draining may simply close it.
         match future::or(told_apart, drained).await {
-            Ok(Some(true)) => self.serve_h2(stream).await,
-            Ok(Some(false)) => self.serve_h1(stream).await,
+            Ok(Some(true)) => self.serve_h2(stream, age).await,
+            Ok(Some(false)) => self.serve_h1(stream, age).await,
             // Closed without a word, reset, or silent for too long: nobody to answer.
             Ok(None) | Err(_) => {}
         }
     }
 
-    async fn serve_h1(self: &Rc<Self>, stream: HyperStream) {
+    async fn serve_h1(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>) {
         let mut builder = http1::Builder::new();
         builder
             .timer(self.hyper_timer)
@@ -74,15 +80,26 @@ impl<T: Transport + 'static> Ingress<T> {
         // Not `pipeline_flush`: it holds answers back for as long as there are unread bytes, so half of a next request
         // keeps the answer to the one before it, and after bytes that are not HTTP nothing is answered at all.
         let ingress = Rc::clone(self);
+        let counts = Rc::clone(&age);
         let service = service_fn(move |request| {
             let ingress = Rc::clone(&ingress);
-            async move { Ok::<_, Infallible>(ingress.answer(request).await) }
+            let (arrival, is_last) = ingress.arrival(&counts, Http::H1);
+            async move {
+                let response = ingress.answer(request, arrival).await;
+                Ok::<_, Infallible>(if is_last { closing(response) } else { response })
+            }
         });
         let connection = builder.serve_connection(stream, service);
-        run(connection, &self.draining, http1::Connection::graceful_shutdown).await;
+        run(
+            connection,
+            &self.draining,
+            &age,
+            http1::Connection::graceful_shutdown,
+        )
+        .await;
     }
 
-    async fn serve_h2(self: &Rc<Self>, stream: HyperStream) {
+    async fn serve_h2(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>) {
         let mut builder = http2::Builder::new(ShardExecutor);
         builder
             .timer(self.hyper_timer)
@@ -94,22 +111,48 @@ impl<T: Transport + 'static> Ingress<T> {
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX);
         let ingress = Rc::clone(self);
+        let counts = Rc::clone(&age);
         let service = service_fn(move |request| {
             let ingress = Rc::clone(&ingress);
-            async move { Ok::<_, Infallible>(ingress.answer(request).await) }
+            let (arrival, _) = ingress.arrival(&counts, Http::H2);
+            async move { Ok::<_, Infallible>(ingress.answer(request, arrival).await) }
         });
         let connection = builder.serve_connection(stream, service);
-        run(connection, &self.draining, http2::Connection::graceful_shutdown).await;
+        run(
+            connection,
+            &self.draining,
+            &age,
+            http2::Connection::graceful_shutdown,
+        )
+        .await;
+    }
+
+    /// A request has come on a connection of this age: when, and whether it is the last.
+    fn arrival(&self, age: &Age, http: Http) -> (Instant, bool) {
+        let arrival = self.timers.now();
+        let is_last = age.ends_with_request(arrival);
+        if is_last {
+            self.recorder.connection_aged(http);
+        }
+        (arrival, is_last)
     }
 }
 
-/// Runs a connection to its end; when draining begins, tells it to finish what it has and stop.
-async fn run<C: Future>(connection: C, draining: &Signal, graceful_shutdown: impl FnOnce(Pin<&mut C>)) {
+/// Runs a connection to its end; when draining begins, or a request has come that is the last, tells it to finish what it
+/// has and stop.
+async fn run<C: Future>(
+    connection: C,
+    draining: &Signal,
+    age: &Age,
+    graceful_shutdown: impl FnOnce(Pin<&mut C>),
+) {
     let mut connection = pin!(connection);
-    let ended = async {
-        connection.as_mut().await;
-        true
-    };
+    let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(true),
+        // hyper has asked for the answer while it was polled just now.
+        Poll::Pending if age.has_retired() => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    });
     let told_to_stop = async {
         draining.raised().await;
         false

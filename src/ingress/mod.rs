@@ -5,6 +5,7 @@
 //! makes us panic with 204. Only a connection that is out of step is closed.
 
 mod admission;
+mod age;
 mod body;
 mod connection;
 mod framing;
@@ -46,6 +47,8 @@ pub struct Options {
     pub read_timeout: Duration,
     /// A connection without a request is closed after this; also the time for a request's head.
     pub idle_timeout: Duration,
+    /// A connection ends with the first request it brings when it is older than this, or somewhat younger.
+    pub connection_age_max: Option<Duration>,
     /// Whether 400 says why.
     pub error_body: bool,
 }
@@ -102,8 +105,7 @@ impl<T: Transport + 'static> Ingress<T> {
         self.recorder.request_panicked();
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> reply::Response {
-        let arrival = self.timers.now();
+    async fn answer(&self, request: Request<Incoming>, arrival: Instant) -> reply::Response {
         let accepts_gzip = reply::accepts_gzip(request.headers());
         let reply = isolate(self.reply(request, arrival))
             .await

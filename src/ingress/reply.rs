@@ -148,7 +148,7 @@ fn bid_response(body: Vec<u8>, accepts_gzip: bool) -> Response {
 }
 
 /// The connection ends with this response. (HTTP/2 knows no such header, and hyper leaves it out there.)
-fn closing(mut response: Response) -> Response {
+pub(super) fn closing(mut response: Response) -> Response {
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -13,7 +13,7 @@ use crate::auction::{FloorRule, Rules};
 use crate::clock;
 use crate::fanout::{CallFailure, DspOptions, Fanout, Gatherings, Outgoing, Protocol, Target, Ticket};
 use crate::money::{Cpm, Currency, RateTable};
-use crate::net::{self, Listener, Readiness};
+use crate::net::{self, HyperStream, Listener, Readiness};
 use crate::openrtb::Validation;
 use crate::orchestration;
 use crate::telemetry::prometheus::{self, Format};
@@ -168,9 +168,11 @@ fn listen(ingress: &Rc<Ingress<Rc<Treacherous>>>, readiness: &Rc<Readiness>) -> 
     let address = net::local_address(&socket).unwrap();
     let ingress = Rc::clone(ingress);
     let listener = Listener::new(socket, readiness).unwrap();
+    let readiness = Rc::clone(readiness);
     net::spawn(async move {
         loop {
-            if let Some(stream) = listener.accept().unwrap() {
+            if let Some(socket) = listener.accept().unwrap() {
+                let stream = HyperStream::new(socket, &readiness).unwrap();
                 return ingress.serve(stream).await;
             }
             listener.wait().await;
@@ -222,6 +224,7 @@ fn ingress(
         request_bytes_max: 10_000,
         read_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
+        connection_age_max: None,
         error_body: true,
     };
     Ingress::new(options, orchestrator, Rc::clone(timers), Rc::clone(recorder))

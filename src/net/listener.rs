@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use socket2::{Domain, Protocol, Type};
 
-use super::{HyperStream, Readiness, Watch};
+use super::{Readiness, Watch};
 
 /// Connections that may wait to be accepted. A peak of new connections within one stall of the shard; the kernel
 /// caps it at `net.core.somaxconn` (4,096 by default).
@@ -60,7 +60,6 @@ pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
 pub struct Listener {
     socket: socket2::Socket,
     watch: Watch,
-    readiness: Rc<Readiness>,
 }
 
 impl Listener {
@@ -72,24 +71,22 @@ impl Listener {
         Ok(Self {
             watch: readiness.join(socket.as_fd())?,
             socket: socket.into(),
-            readiness: Rc::clone(readiness),
         })
     }
 
-    /// The next connection, if one is there.
+    /// The next connection, if one is there: a socket that any shard can serve.
     ///
     /// # Errors
     /// As `accept(2)`: `EMFILE` when the process is out of descriptors, `ECONNABORTED` when the peer gave up.
-    pub fn accept(&self) -> io::Result<Option<HyperStream>> {
-        let (socket, _peer) = match self.socket.accept() {
-            Ok(accepted) => accepted,
+    pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        match self.socket.accept() {
+            Ok((socket, _peer)) => Ok(Some(socket.into())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.watch.has_been_read();
-                return Ok(None);
+                Ok(None)
             }
-            Err(error) => return Err(error),
-        };
-        HyperStream::new(socket, &self.readiness).map(Some)
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits until there may be a connection that was not there at the last [`Self::accept`].

@@ -3,6 +3,7 @@
 //! With `shard` the only place where glommio appears, so that the runtime stays replaceable. Nothing here knows
 //! what the bytes mean.
 
+mod doorbell;
 pub mod gzip;
 mod listener;
 mod readiness;
@@ -12,6 +13,7 @@ mod stream;
 mod tasks;
 mod timer;
 
+pub use doorbell::{Doorbell, Hearing};
 pub use listener::{Listener, bind, local_address, refuse_if_taken};
 pub use readiness::{Interest, Readiness, Ready, Watch, sleep_precisely};
 pub use signal::Signal;

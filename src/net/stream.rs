@@ -1,37 +1,56 @@
 //! A connection from an SSP as hyper wants it.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::rt::{Read, ReadBufCursor, Sleep, Write};
 use socket2::Socket;
 
-use super::{Readiness, Watch};
+use super::{Readiness, ShardTimer, Watch};
 
 /// What every HTTP/2 connection begins with when the client knows beforehand (RFC 9113 §3.4).
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How long the end of an HTTP/2 connection waits for the peer's: several round trips round the globe.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+
+/// Read and dropped meanwhile. All streams have ended, so there can be acknowledgements and window updates of a few
+/// bytes; who sends more does not listen.
+const LINGER_BYTES_MAX: usize = 64 << 10;
+const LINGER_READ_BYTES: usize = 4 << 10;
+
 /// A socket of the shard's readiness set behind hyper's traits. Bytes read while the protocol was being told apart come
 /// first.
-#[derive(Debug)]
 pub struct HyperStream {
     // Before its socket: a watch must not outlive it.
     watch: Watch,
     socket: Socket,
     ahead: Vec<u8>,
     ahead_read: usize,
+    /// It is HTTP/2, and so the peer sends on its own account.
+    lingers: bool,
+    lingering: Option<Lingering>,
+}
+
+/// The end of a connection whose own side is closed.
+struct Lingering {
+    until: Pin<Box<dyn Sleep>>,
+    bytes: usize,
 }
 
 impl HyperStream {
-    /// Takes over an accepted socket.
+    /// Takes over a socket that [`super::Listener::accept`] gave, on this shard or another.
     ///
     /// # Errors
     /// When the kernel's limit of watches is reached, or the peer is gone already.
-    pub fn new(socket: Socket, readiness: &Rc<Readiness>) -> io::Result<Self> {
+    pub fn new(socket: OwnedFd, readiness: &Rc<Readiness>) -> io::Result<Self> {
+        let socket = Socket::from(socket);
         socket.set_nonblocking(true)?;
         // An answer is one write: Nagle's algorithm would only hold back the second half of a large one.
         socket.set_tcp_nodelay(true)?;
@@ -40,6 +59,8 @@ impl HyperStream {
             socket,
             ahead: Vec::new(),
             ahead_read: 0,
+            lingers: false,
+            lingering: None,
         })
     }
 
@@ -64,6 +85,7 @@ impl HyperStream {
                 return Ok(Some(false));
             }
             if self.ahead.len() == H2_PREFACE.len() {
+                self.lingers = true;
                 return Ok(Some(true));
             }
         }
@@ -94,6 +116,29 @@ impl HyperStream {
         }
     }
 
+    /// Reads what the peer still sends until it closes its side, too. A socket closed while bytes are under way to it
+    /// answers with a reset, upon which the peer's kernel may fail its next write, and its client then throws away what
+    /// it has not read yet: the last answers (RFC 9112 §9.6 describes the same of HTTP/1.1).
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut lingering = self.lingering.take().unwrap_or_else(|| Lingering {
+            until: ShardTimer::sleep_for(LINGER_MAX),
+            bytes: 0,
+        });
+        let mut scratch = [0; LINGER_READ_BYTES];
+        while lingering.bytes < LINGER_BYTES_MAX && lingering.until.as_mut().poll(cx).is_pending() {
+            let read = |mut socket: &Socket| io::Read::read(&mut socket, &mut scratch);
+            match self.poll_receive(cx, read, LINGER_READ_BYTES) {
+                Poll::Ready(Ok(0) | Err(_)) => break,
+                Poll::Ready(Ok(count)) => lingering.bytes += count,
+                Poll::Pending => {
+                    self.lingering = Some(lingering);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
     fn poll_send(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.watch.poll_writable(cx));
@@ -104,6 +149,15 @@ impl HyperStream {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+}
+
+impl fmt::Debug for HyperStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HyperStream")
+            .field("socket", &self.socket)
+            .field("watch", &self.watch)
+            .finish_non_exhaustive()
     }
 }
 
@@ -153,11 +207,92 @@ impl Write for HyperStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match self.socket.shutdown(std::net::Shutdown::Write) {
-            // The peer was quicker.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            result => result,
-        })
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            match this.socket.shutdown(std::net::Shutdown::Write) {
+                // The peer was quicker.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(()) if !this.lingers => return Poll::Ready(Ok(())),
+                Ok(()) => {}
+            }
+        }
+        this.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+    use std::task::Waker;
+
+    use super::*;
+    use crate::clock::{Instant, Timers};
+
+    /// A client's end and ours, of which it is known by then whether it speaks HTTP/2.
+    fn connection(readiness: &Rc<Readiness>, first_bytes: &[u8]) -> (TcpStream, HyperStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        far.write_all(first_bytes).unwrap();
+        let near = listener.accept().unwrap().0;
+        let mut near = HyperStream::new(near.into(), readiness).unwrap();
+        crate::net::run_as_shard(near.speaks_h2()).unwrap();
+        (far, near)
+    }
+
+    fn is_shut_down(near: &mut HyperStream) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(near).poll_shutdown(&mut cx).is_ready()
+    }
+
+    fn hears_the_end(far: &mut TcpStream) -> bool {
+        matches!(far.read(&mut [0]), Ok(0))
+    }
+
+    #[test]
+    fn an_h2_connection_ends_when_the_peer_has_heard_so() {
+        let readiness = Rc::new(Readiness::new().unwrap());
+        let now = Rc::new(Cell::new(0));
+        let clock = Rc::clone(&now);
+        let timers = Timers::new(move || Instant::from_nanos(clock.get()), |_| ());
+        let _for_hyper = ShardTimer::install(&timers);
+        let is_shut_down = |near: &mut HyperStream| {
+            readiness.take(|_, _| ()).unwrap();
+            is_shut_down(near)
+        };
+
+        let (mut far, mut near) = connection(&readiness, b"GET / HTTP/1.1\r\n\r\n\r\n\r\n");
+        assert!(is_shut_down(&mut near), "HTTP/1.1: at once");
+        assert!(hears_the_end(&mut far));
+
+        // What it still sends is read, until it ends.
+        let (mut far, mut near) = connection(&readiness, H2_PREFACE);
+        assert!(!is_shut_down(&mut near));
+        assert!(hears_the_end(&mut far));
+        far.write_all(&[0; 13]).unwrap();
+        assert!(!is_shut_down(&mut near));
+        drop(far);
+        assert!(is_shut_down(&mut near));
+
+        // Or sends too much.
+        let (mut far, mut near) = connection(&readiness, H2_PREFACE);
+        far.write_all(&[0; LINGER_BYTES_MAX - 1]).unwrap();
+        assert!(!is_shut_down(&mut near));
+        far.write_all(&[0]).unwrap();
+        assert!(is_shut_down(&mut near));
+
+        // Or too long.
+        let (_far, mut near) = connection(&readiness, H2_PREFACE);
+        assert!(!is_shut_down(&mut near));
+        let limit = u64::try_from(LINGER_MAX.as_nanos()).unwrap();
+        now.set(limit - 1);
+        assert!(!is_shut_down(&mut near));
+        now.set(limit);
+        assert!(is_shut_down(&mut near));
+        drop(near);
+        assert_eq!(timers.waiting(), 0);
     }
 }

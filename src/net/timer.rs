@@ -29,7 +29,8 @@ impl ShardTimer {
         Self(())
     }
 
-    fn sleep_for(wait: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+    /// On the timers of this thread; for ever where there are none.
+    pub(super) fn sleep_for(wait: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
         let deadline = with_timers(|timers| timers.now().after(wait)).unwrap_or(Instant::FAR_FUTURE);
         Box::pin(ShardSleep { deadline, key: None })
     }

@@ -1,4 +1,4 @@
-//! Takes new connections from the shard's listener and has each served by a task of its own.
+//! Takes new connections, from the shard's listener and from other shards, and has each served by a task of its own.
 
 use std::io;
 use std::rc::Rc;
@@ -6,76 +6,116 @@ use std::time::Duration;
 
 use futures_lite::future;
 
+use super::balance::{Counted, Held, Member};
 use crate::clock::Timers;
 use crate::fanout::Transport;
 use crate::ingress::Ingress;
-use crate::net::{self, HyperStream, Listener, Signal};
+use crate::net::{self, Hearing, HyperStream, Listener, Readiness, Signal};
 use crate::orchestration::isolate;
+use crate::telemetry::{Placed, Recorder};
 
 /// How long to leave the listener alone when the process or the host is out of descriptors or memory: long enough
 /// for some to be given back, short enough that an SSP's connect does not time out.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(20);
 
-/// Accepts until `stop` is raised, then takes what the kernel has already accepted on our behalf, and closes the
-/// listener. The signal returned is raised when that is done.
-pub(super) fn start<T: Transport + 'static>(
-    listener: Listener,
-    ingress: &Rc<Ingress<T>>,
-    timers: &Rc<Timers>,
-    stop: &Rc<Signal>,
-) -> Rc<Signal> {
+/// Where connections come from, and where they go.
+pub(super) struct Door<T> {
+    pub(super) listener: Listener,
+    pub(super) member: Rc<Member>,
+    /// Of the bell at the inbox for what others pass to this shard.
+    pub(super) hearing: Hearing,
+    pub(super) readiness: Rc<Readiness>,
+    pub(super) ingress: Rc<Ingress<T>>,
+    pub(super) timers: Rc<Timers>,
+    pub(super) recorder: Rc<Recorder>,
+}
+
+/// Accepts until `stop` is raised, then takes what the kernel or another shard has already accepted on our behalf, and
+/// closes the listener. The signal returned is raised when that is done.
+pub(super) fn start<T: Transport + 'static>(door: Door<T>, stop: &Rc<Signal>) -> Rc<Signal> {
     let done = Rc::new(Signal::default());
-    let (ingress, timers, stop, tells) = (
-        Rc::clone(ingress),
-        Rc::clone(timers),
-        Rc::clone(stop),
-        Rc::clone(&done),
-    );
+    let (stop, tells) = (Rc::clone(stop), Rc::clone(&done));
     net::spawn(async move {
-        let mut out_of_resources = false;
-        while !stop.is_raised() {
-            if let Err(error) = take_all(&listener, &ingress) {
-                // Once, not fifty times a second.
-                if !std::mem::replace(&mut out_of_resources, true) {
-                    tracing::warn!(%error, "cannot accept; trying again until it works");
-                }
-                timers
-                    .sleep_until(timers.now().after(OUT_OF_RESOURCES_PAUSE))
-                    .await;
-                continue;
-            }
-            if std::mem::take(&mut out_of_resources) {
-                tracing::warn!("accepting again");
-            }
-            future::or(listener.wait(), stop.raised()).await;
-        }
-        if let Err(error) = take_all(&listener, &ingress) {
-            tracing::warn!(%error, "cannot accept; who still waited is refused");
-        }
-        drop(listener);
+        door.accept_until(&stop).await;
+        drop(door);
         tells.raise();
     });
     done
 }
 
-/// Takes connections until there are no more, or no resources to take more.
-fn take_all<T: Transport + 'static>(listener: &Listener, ingress: &Rc<Ingress<T>>) -> io::Result<()> {
-    loop {
-        match listener.accept() {
-            Ok(Some(stream)) => net::spawn(serve(Rc::clone(ingress), stream)),
-            Ok(None) => return Ok(()),
-            // The peer gave up between its SYN and now.
-            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-            Err(error) => return Err(error),
+impl<T: Transport + 'static> Door<T> {
+    async fn accept_until(&self, stop: &Signal) {
+        let mut out_of_resources = false;
+        while !stop.is_raised() {
+            self.take_passed();
+            if let Err(error) = self.accept_all() {
+                // Once, not fifty times a second.
+                if !std::mem::replace(&mut out_of_resources, true) {
+                    tracing::warn!(%error, "cannot accept; trying again until it works");
+                }
+                self.pause().await;
+                continue;
+            }
+            if std::mem::take(&mut out_of_resources) {
+                tracing::warn!("accepting again");
+            }
+            let arrives = future::or(self.listener.wait(), self.hearing.rung());
+            future::or(arrives, stop.raised()).await;
+        }
+        self.member.leave();
+        self.take_passed();
+        if let Err(error) = self.accept_all() {
+            tracing::warn!(%error, "cannot accept; who still waited is refused");
+        }
+    }
+
+    async fn pause(&self) {
+        let until = self.timers.now().after(OUT_OF_RESOURCES_PAUSE);
+        self.timers.sleep_until(until).await;
+    }
+
+    /// Serves what other shards have passed to this one.
+    fn take_passed(&self) {
+        while let Some(held) = self.member.take() {
+            self.serve(held);
+        }
+    }
+
+    /// Accepts connections until there are no more, or no resources to take more.
+    fn accept_all(&self) -> io::Result<()> {
+        loop {
+            match self.listener.accept() {
+                Ok(Some(socket)) => match self.member.place(self.timers.now(), socket) {
+                    Some(held) => {
+                        self.recorder.connection_accepted(Placed::Kept);
+                        self.serve(held);
+                    }
+                    None => self.recorder.connection_accepted(Placed::Passed),
+                },
+                Ok(None) => return Ok(()),
+                // The peer gave up between its SYN and now.
+                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn serve(&self, held: Held) {
+        let Held { socket, counted } = held;
+        match HyperStream::new(socket, &self.readiness) {
+            Ok(stream) => net::spawn(serve(Rc::clone(&self.ingress), stream, counted)),
+            // The peer is gone, or the kernel's limit of watches is reached, which is none of a usual host.
+            Err(error) => tracing::debug!(%error, "a connection cannot be served"),
         }
     }
 }
 
 /// Requests are isolated one by one; this is for a bug in what is around them, which then costs one connection and not
 /// the shard.
-async fn serve<T: Transport + 'static>(ingress: Rc<Ingress<T>>, stream: HyperStream) {
+async fn serve<T: Transport + 'static>(ingress: Rc<Ingress<T>>, stream: HyperStream, counted: Counted) {
     if let Err(panicked) = isolate(Rc::clone(&ingress).serve(stream)).await {
         tracing::error!(message = %panicked, "a connection made us panic; it is closed");
         ingress.count_panic();
     }
+    drop(counted);
 }

@@ -4,6 +4,7 @@
 //! crosses a thread is a command in, an event out, and an interval of counts now and then.
 
 mod accept;
+mod balance;
 mod cores;
 mod driver;
 mod epoch;
@@ -13,21 +14,25 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender};
 use futures_lite::future;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Timers};
 use crate::fanout::{Connections, DspId, DspOptions, Fanout, Gatherings, Observer, Pool, PoolLimits};
 use crate::ingress::{self, Ingress};
-use crate::net::{Listener, Readiness, Signal};
+use crate::net::{Hearing, Listener, Readiness, Signal};
 use crate::orchestration::{self, Orchestrator};
 use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
 
+use accept::Door;
+use balance::Member;
 use driver::Driver;
 
+pub use balance::Balance;
 pub use cores::{CoreError, choose_cores};
 
 /// glommio registers this much memory for storage I/O, which a shard does not do; it counts against
@@ -58,6 +63,8 @@ pub struct Blueprint {
     pub epoch_max: Duration,
     /// How long what is in flight may take to finish when draining.
     pub drain: Duration,
+    /// Whether a shard passes connections to others that have clearly less to do.
+    pub balance: bool,
 }
 
 /// Where one shard runs and whom it reports to.
@@ -73,6 +80,8 @@ pub struct Post {
     pub commands: Receiver<Command>,
     /// Events from it.
     pub events: Sender<Event>,
+    /// What it has to do with the other shards: connections.
+    pub balance: Arc<Balance>,
 }
 
 /// What a shard can be told.
@@ -91,13 +100,14 @@ pub enum Event {
     Ended(usize),
 }
 
-/// A running shard; joining it tells how it ended.
-pub type Handle = ExecutorJoinHandle<io::Result<()>>;
+/// A running shard; joining it tells how it ended. It may be that its executor could not be made: io_uring is not
+/// available, or a limit is too low.
+pub type Handle = JoinHandle<io::Result<()>>;
 
 /// Starts a shard on a thread of its own.
 ///
 /// # Errors
-/// When the executor cannot be made: io_uring is not available, or a limit is too low.
+/// When there can be no other thread.
 pub fn spawn(
     blueprint: Arc<Blueprint>,
     post: Post,
@@ -105,27 +115,48 @@ pub fn spawn(
     roster: Arc<Roster>,
 ) -> io::Result<Handle> {
     let recorders = recorders.clone();
-    LocalExecutorBuilder::new(Placement::Fixed(post.core))
-        .name("shard")
-        .io_memory(IO_MEMORY_BYTES)
-        .spawn(move || async move {
-            let _tells = TellsWhenGone {
-                index: post.index,
-                events: post.events.clone(),
-            };
-            run(&blueprint, post, &recorders, &roster).await
-        })
-        .map_err(|error| io::Error::other(error.to_string()))
+    let last_word = LastWord {
+        index: post.index,
+        events: post.events.clone(),
+        balance: Arc::clone(&post.balance),
+    };
+    on_thread(post.core, last_word, move || async move {
+        run(&blueprint, post, &recorders, &roster).await
+    })
 }
 
-/// Says that the shard is gone however it went: also when it is unwinding.
-struct TellsWhenGone {
+/// Runs `main` on an executor of its own. The last word is the thread's and not one of its tasks': when one of them
+/// panics the executor is gone, but not the others, as each holds the timers that hold its waker.
+fn on_thread<F>(
+    core: usize,
+    last_word: LastWord,
+    main: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<Handle>
+where
+    F: Future<Output = io::Result<()>>,
+{
+    thread::Builder::new()
+        .name(format!("shard-{}", last_word.index))
+        .spawn(move || {
+            let _said_at_the_end = last_word;
+            LocalExecutorBuilder::new(Placement::Fixed(core))
+                .io_memory(IO_MEMORY_BYTES)
+                .make()
+                .map_err(|error| io::Error::other(error.to_string()))?
+                .run(main())
+        })
+}
+
+/// Said when a shard's thread ends, however it went.
+struct LastWord {
     index: usize,
     events: Sender<Event>,
+    balance: Arc<Balance>,
 }
 
-impl Drop for TellsWhenGone {
+impl Drop for LastWord {
     fn drop(&mut self) {
+        self.balance.leave(self.index);
         // Nobody listens any more when the process is ending anyway.
         let _gone = self.events.send(Event::Ended(self.index));
     }
@@ -151,10 +182,20 @@ async fn run(
         recorder: Rc::clone(&recorder),
         epoch_max: blueprint.epoch_max,
     };
-    let listener = Listener::new(post.listener, &readiness)?;
+    let member = Rc::new(post.balance.join(post.index, blueprint.balance, timers.now()));
+    let door = Door {
+        listener: Listener::new(post.listener, &readiness)?,
+        hearing: Hearing::new(member.bell(), &readiness)?,
+        member: Rc::clone(&member),
+        ingress: Rc::clone(&ingress),
+        readiness,
+        timers: Rc::clone(&timers),
+        recorder: Rc::clone(&recorder),
+    };
     let care = Care {
         ingress,
         pool: pool.pool,
+        member,
         timers,
         recorder,
         rounds: Cell::new(0),
@@ -162,7 +203,7 @@ async fn run(
     };
     let serving = async {
         let stop_accepting = Rc::new(Signal::default());
-        let accepting = accept::start(listener, &care.ingress, &care.timers, &stop_accepting);
+        let accepting = accept::start(door, &stop_accepting);
         let _unheard = post.events.send(Event::Ready(post.index));
         while post.commands.try_recv().is_err() {
             care.round().await;
@@ -235,6 +276,7 @@ impl Observer for CountsLateAnswers {
 struct Care {
     ingress: Rc<Ingress<Rc<Pool>>>,
     pool: Rc<Pool>,
+    member: Rc<Member>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     rounds: Cell<u32>,
@@ -249,6 +291,7 @@ impl Care {
             .await;
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
+        self.member.say(self.timers.now(), self.ingress.load().in_flight);
         if round.is_multiple_of(CARE_ROUNDS_PER_SWEEP) {
             self.pool.sweep(self.timers.now());
         }
@@ -298,5 +341,55 @@ impl Care {
             self.recorder
                 .dsp_connections(dsp, ConnectionState::Idle, count.idle as u64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam::channel::unbounded;
+
+    use super::*;
+    use crate::net;
+
+    fn last_word() -> (LastWord, Receiver<Event>, Member) {
+        let (events, said) = unbounded();
+        let balance = Balance::new(1).unwrap();
+        let member = balance.join(0, true, clock::now());
+        let word = LastWord {
+            index: 0,
+            events,
+            balance,
+        };
+        (word, said, member)
+    }
+
+    #[test]
+    fn a_panic_of_any_task_ends_the_shard_and_is_told() {
+        let (last_word, said, member) = last_word();
+        let core = choose_cores(None, &[]).unwrap()[0];
+        let handle = on_thread(core, last_word, || async {
+            let readiness = Rc::new(Readiness::new()?);
+            let alarm = Rc::clone(&readiness);
+            let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
+            net::spawn(async { panic!("as a bug would") });
+            // As a shard does, and holding what its own waker is in.
+            loop {
+                timers
+                    .sleep_until(timers.now().after(Duration::from_secs(1)))
+                    .await;
+            }
+        });
+        let ended = said.recv_timeout(Duration::from_secs(20));
+        assert_eq!(ended, Ok(Event::Ended(0)));
+        assert!(handle.unwrap().join().is_err());
+        assert!(!member.is_open(), "nobody passes it anything any more");
+    }
+
+    #[test]
+    fn so_is_that_a_shard_cannot_start() {
+        let (last_word, said, _member) = last_word();
+        let handle = on_thread(1 << 20, last_word, || async { Ok(()) });
+        assert_eq!(said.recv_timeout(Duration::from_secs(20)), Ok(Event::Ended(0)));
+        assert!(handle.unwrap().join().unwrap().is_err());
     }
 }

@@ -104,6 +104,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
             request_bytes_max: server.max_request_bytes,
             read_timeout: server.read_timeout,
             idle_timeout: server.idle_timeout,
+            connection_age_max: server.max_connection_age,
             error_body: config.response().error_body,
         },
         orchestration: orchestration::Options {
@@ -126,6 +127,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
         },
         epoch_max: config.fanout().epoch_max,
         drain: server.drain,
+        balance: server.balance,
     };
     Ok(Prepared {
         blueprint: Arc::new(blueprint),

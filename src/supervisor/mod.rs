@@ -17,7 +17,7 @@ use crate::clock::{self, Instant};
 use crate::config::Config;
 use crate::control::{self, Control, ControlOptions, Readiness, State};
 use crate::net;
-use crate::shard::{self, Blueprint, Command, Event, Post};
+use crate::shard::{self, Balance, Blueprint, Command, Event, Post};
 use crate::telemetry::{self, Merged, Recorders, Roster};
 
 pub use blueprint::{StartError, StartErrors};
@@ -122,6 +122,7 @@ struct Supervisor {
     blueprint: Arc<Blueprint>,
     roster: Arc<Roster>,
     recorders: Recorders,
+    balance: Arc<Balance>,
     address: SocketAddr,
     shards: Vec<Shard>,
     events: Receiver<Event>,
@@ -146,6 +147,7 @@ impl Supervisor {
             blueprint: Arc::clone(&prepared.blueprint),
             roster: Arc::clone(&prepared.roster),
             recorders,
+            balance: Balance::new(prepared.cores.len())?,
             address: prepared.listen,
             shards: Vec::new(),
             events,
@@ -185,6 +187,7 @@ impl Supervisor {
             listener: listener.try_clone()?,
             commands: receives,
             events: self.reports_to.clone(),
+            balance: Arc::clone(&self.balance),
         };
         let blueprint = Arc::clone(&self.blueprint);
         shard.handle = Some(shard::spawn(
@@ -259,8 +262,9 @@ impl Supervisor {
         match handle.join() {
             Ok(Ok(())) => tracing::debug!(shard = index, "shard drained"),
             Ok(Err(error)) => tracing::error!(shard = index, %error, "shard failed"),
-            Err(error) => {
-                tracing::error!(shard = index, %error, "shard died");
+            // What it said is in the log already: the panic hook's line.
+            Err(_panic) => {
+                tracing::error!(shard = index, "shard died");
                 self.recorders.process().shard_panicked();
             }
         }

@@ -7,8 +7,8 @@ use crossbeam::channel::Sender;
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, PanicLayer, Rounded, ShedReason, Stage,
-    StatusCounts,
+    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, Http, PanicLayer, Placed, Rounded,
+    ShedReason, Stage, StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -55,6 +55,8 @@ pub(super) struct Tally {
     pub(super) shed: Counts<{ ShedReason::ALL.len() }>,
     pub(super) panics: Counts<{ PanicLayer::ALL.len() }>,
     pub(super) rounded: Counts<{ Rounded::ALL.len() }>,
+    pub(super) accepted: Counts<{ Placed::ALL.len() }>,
+    pub(super) aged: Counts<{ Http::ALL.len() }>,
     pub(super) deadline_missed: u64,
     pub(super) loop_stall: Distribution,
 }
@@ -69,6 +71,8 @@ impl Tally {
         self.shed.merge(&other.shed);
         self.panics.merge(&other.panics);
         self.rounded.merge(&other.rounded);
+        self.accepted.merge(&other.accepted);
+        self.aged.merge(&other.aged);
         self.deadline_missed += other.deadline_missed;
         self.loop_stall.merge(&other.loop_stall);
     }
@@ -80,6 +84,8 @@ impl Tally {
         self.shed = Counts::default();
         self.panics = Counts::default();
         self.rounded = Counts::default();
+        self.accepted = Counts::default();
+        self.aged = Counts::default();
         self.deadline_missed = 0;
         self.loop_stall.clear();
     }
@@ -94,6 +100,8 @@ impl Default for Tally {
             shed: Counts::default(),
             panics: Counts::default(),
             rounded: Counts::default(),
+            accepted: Counts::default(),
+            aged: Counts::default(),
             deadline_missed: 0,
             loop_stall: Distribution::of_stage(),
         }

@@ -124,6 +124,26 @@ label_values! {
 }
 
 label_values! {
+    /// Which shard serves a connection.
+    Placed {
+        /// The one that accepted it.
+        Kept = "kept",
+        /// One that had clearly less to do.
+        Passed = "passed",
+    }
+}
+
+label_values! {
+    /// What an SSP speaks.
+    Http {
+        /// HTTP/1.1, or 1.0.
+        H1 = "h1",
+        /// HTTP/2.
+        H2 = "h2",
+    }
+}
+
+label_values! {
     /// What an open connection is doing.
     ConnectionState {
         /// At least one request on it waits for its answer.

@@ -7,7 +7,7 @@ use crossbeam::channel::Receiver;
 
 use super::distribution::{Distribution, Summary};
 use super::interval::{ConnectionCounts, DspTally, Gauges, Interval, Tally};
-use super::labels::{DspOutcome, PanicLayer, Stage};
+use super::labels::{ConnectionState, DspOutcome, PanicLayer, Stage};
 use super::recorder::{ProcessCounters, Roster};
 
 /// Everything counted since the process started, over all shards. DSPs are kept by name, not by index: a
@@ -104,6 +104,14 @@ impl Merged {
         self.process.shard_restarts()
     }
 
+    /// Connections from SSPs by shard, as each shard said last.
+    pub(super) fn ssp_connections_by_shard(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.shards.iter().map(|(&shard, (_, gauges))| {
+            let count = |state| gauges.ssp_connections.get(state);
+            (shard, ConnectionState::ALL.into_iter().map(count).sum())
+        })
+    }
+
     pub(super) fn ssp_connections(&self) -> ConnectionCounts {
         let mut sum = ConnectionCounts::default();
         self.shards
@@ -155,7 +163,7 @@ impl Merged {
 mod tests {
     use std::thread;
 
-    use super::super::labels::{BidResult, ConnectionState, ShedReason};
+    use super::super::labels::{BidResult, Http, Placed, ShedReason};
     use super::super::recorder::{Recorder, Recorders, channel};
     use super::*;
 
@@ -183,6 +191,8 @@ mod tests {
         recorder.non_bid(dsp, 101);
         recorder.clearing_price(n * 1_003);
         recorder.shed(ShedReason::InFlight);
+        recorder.connection_accepted(Placed::Passed);
+        recorder.connection_aged(Http::H2);
         recorder.request_panicked();
         recorder.deadline_missed();
         recorder.loop_stall(n * 3);
@@ -294,12 +304,17 @@ mod tests {
         first.dsp_connections(1, ConnectionState::Idle, 5);
         second.dsp_connections(1, ConnectionState::Idle, 6);
         first.ssp_connections(ConnectionState::Active, 2);
+        first.ssp_connections(ConnectionState::Idle, 1);
         for _ in 0..3 {
             assert!(first.publish() && second.publish());
             merged.collect();
             assert_eq!(merged.in_flight().collect::<Vec<_>>(), [(0, 3), (1, 4)]);
             assert_eq!(merged.dsp_connections()["b"].get(ConnectionState::Idle), 11);
             assert_eq!(merged.ssp_connections().get(ConnectionState::Active), 2);
+            assert_eq!(
+                merged.ssp_connections_by_shard().collect::<Vec<_>>(),
+                [(0, 3), (1, 0)]
+            );
         }
     }
 

@@ -20,6 +20,8 @@ pub mod prometheus;
 mod recorder;
 
 pub use distribution::Summary;
-pub use labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage};
+pub use labels::{
+    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+};
 pub use merged::{DspSummary, Merged};
 pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, channel};

@@ -4,7 +4,9 @@
 use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
-use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage};
+use super::labels::{
+    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+};
 use super::merged::Merged;
 
 /// How the text is to be written.
@@ -221,6 +223,39 @@ pub const CATALOGUE: &[Metric] = &[
                 for state in ConnectionState::ALL {
                     samples.integer(&[&"dsp", &name, &state.label()], counts.get(state));
                 }
+            }
+        },
+    },
+    Metric {
+        name: "ssp_connections",
+        kind: Kind::Gauge,
+        help: "Open connections from SSPs by the shard that serves them.",
+        labels: &["shard"],
+        samples: |merged, samples| {
+            merged
+                .ssp_connections_by_shard()
+                .for_each(|(shard, n)| samples.integer(&[&shard], n));
+        },
+    },
+    Metric {
+        name: "connections_accepted_total",
+        kind: Kind::Counter,
+        help: "Connections from SSPs: kept by the shard that accepted them, or passed to one with less to do.",
+        labels: &["placed"],
+        samples: |merged, samples| {
+            for placed in Placed::ALL {
+                samples.integer(&[&placed.label()], merged.tally.accepted.get(placed));
+            }
+        },
+    },
+    Metric {
+        name: "connections_aged_total",
+        kind: Kind::Counter,
+        help: "Connections from SSPs that were old enough to end, by what they speak.",
+        labels: &["protocol"],
+        samples: |merged, samples| {
+            for http in Http::ALL {
+                samples.integer(&[&http.label()], merged.tally.aged.get(http));
             }
         },
     },

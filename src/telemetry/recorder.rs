@@ -9,7 +9,9 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
-use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage};
+use super::labels::{
+    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+};
 use super::merged::Merged;
 
 /// Intervals a recorder owns: one to record into, one that travels.
@@ -178,6 +180,16 @@ impl Recorder {
     /// An amount had more than six decimals.
     pub fn rounded(&self, amount: Rounded) {
         self.current.borrow_mut().tally.rounded.add_one(amount);
+    }
+
+    /// A connection from an SSP was accepted here.
+    pub fn connection_accepted(&self, placed: Placed) {
+        self.current.borrow_mut().tally.accepted.add_one(placed);
+    }
+
+    /// A connection from an SSP is old enough to end.
+    pub fn connection_aged(&self, http: Http) {
+        self.current.borrow_mut().tally.aged.add_one(http);
     }
 
     /// A panic was caught on this shard. One that ends the shard is the supervisor's to count.

@@ -14,6 +14,7 @@
 )]
 
 mod auctions;
+mod balance;
 mod client;
 mod corpus;
 mod faults;
