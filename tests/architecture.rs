@@ -116,8 +116,8 @@ const IMPURE: &[&str] = &[
     "std::time",
 ];
 
-/// The only modules that say `unsafe`: each is system calls and nothing else.
-const UNSAFE: &[&str] = &["clock", "net"];
+/// The only places that say `unsafe`: system calls, and one load of sixteen bytes for which there is no safe function.
+const UNSAFE: &[&str] = &["clock/", "net/", "openrtb/marks.rs"];
 
 #[test]
 fn modules_import_what_they_may() {
@@ -202,7 +202,8 @@ fn decisions_are_pure_and_unsafe_code_is_at_the_edge() {
             if macro_call && ["todo", "unimplemented", "dbg"].contains(&token.text.as_str()) {
                 violations.push(format!("{}: {}!", source.at(token.line), token.text));
             }
-            if token.text == "unsafe" && !UNSAFE.contains(&source.module.as_str()) {
+            let is_allowed = || UNSAFE.iter().any(|place| source.name.starts_with(place));
+            if token.text == "unsafe" && !is_allowed() {
                 violations.push(format!(
                     "{}: unsafe belongs in {} only",
                     source.at(token.line),

@@ -8,6 +8,7 @@
 //! needed, and a key is compared as it was unescaped: `"\u0074max"` is `tmax` here too.
 
 use super::fields::Table;
+use super::seen::{Given, Seen};
 use super::{NumberText, Span};
 use simd_json::{Node, StaticNode};
 
@@ -122,29 +123,11 @@ impl<'p, 'a> Cursor<'p, 'a> {
         &self.body[span.range()]
     }
 
-    /// Moves behind the value; its text if it is a string.
-    pub(super) fn string(&mut self) -> Option<&'a str> {
-        let value = self.peek();
-        self.skip();
-        if let Node::String(text) = value {
-            Some(text)
-        } else {
-            None
-        }
-    }
-
     /// Moves behind the value; its text and place if it is a number.
     pub(super) fn number(&mut self) -> Option<(NumberText<'a>, Span)> {
         let value = self.peek();
         let span = self.skip_span();
         is_number(value).then(|| (NumberText(self.bytes(span)), span))
-    }
-
-    /// Moves behind the value; what it counts if it is a whole number from 0 to what fits. `300.0` is whole.
-    pub(super) fn count(&mut self) -> Option<u32> {
-        let value = self.peek();
-        self.skip();
-        whole(value).and_then(|number| u32::try_from(number).ok())
     }
 }
 
@@ -153,11 +136,8 @@ impl<'p, 'a> Cursor<'p, 'a> {
 /// A member that its table does not know and a null are passed over (OpenRTB 2.6 §2.6, §2.3). A required member that
 /// is an empty string or array counts as missing. A member that is there twice is remembered, and given once.
 pub(super) struct Members {
-    table: &'static Table,
+    pub(super) seen: Seen,
     left: usize,
-    seen: u64,
-    present: u64,
-    repeated: Option<(usize, usize)>,
 }
 
 impl Members {
@@ -168,11 +148,8 @@ impl Members {
         };
         enter(cursor, len);
         Some(Self {
-            table,
+            seen: Seen::new(table),
             left: len,
-            seen: 0,
-            present: 0,
-            repeated: None,
         })
     }
 
@@ -187,55 +164,16 @@ impl Members {
             };
             cursor.node += 1;
             cursor.mark += 2;
-            match self.table.find(key) {
-                Some(index) if self.take(index, cursor) => return Some(index),
+            let given = match cursor.peek() {
+                Node::Static(StaticNode::Null) => Given::Null,
+                Node::String("") | Node::Array { len: 0, .. } => Given::Empty,
+                _ => Given::Full,
+            };
+            match self.seen.table().find(key) {
+                Some(index) if self.seen.take(index, cursor.node, given) => return Some(index),
                 _ => cursor.skip(),
             }
         }
-    }
-
-    /// The member was found and is not null or, where required, empty.
-    pub(super) fn has(&self, index: usize) -> bool {
-        self.present & (1 << index) != 0
-    }
-
-    /// The member is there but null.
-    pub(super) fn is_null(&self, index: usize) -> bool {
-        self.seen & !self.present & (1 << index) != 0
-    }
-
-    /// Of the table's required members, those that are missing.
-    pub(super) fn missing(&self) -> impl Iterator<Item = &'static str> + use<> {
-        self.table.names(self.table.required() & !self.present)
-    }
-
-    /// Of the members in `mask`, those that are missing.
-    pub(super) fn missing_of(&self, mask: u64) -> impl Iterator<Item = &'static str> + use<> {
-        self.table.names(mask & !self.present)
-    }
-
-    /// A member that came twice: its position and its name.
-    pub(super) fn repeated(&self) -> Option<(usize, &'static str)> {
-        self.repeated
-            .map(|(position, index)| (position, self.table.field(index).name))
-    }
-
-    fn take(&mut self, index: usize, cursor: &Cursor<'_, '_>) -> bool {
-        let bit = 1 << index;
-        if self.seen & bit != 0 {
-            self.repeated.get_or_insert((cursor.node, index));
-            return false;
-        }
-        self.seen |= bit;
-        let absent = match cursor.peek() {
-            Node::Static(StaticNode::Null) => true,
-            Node::String("") | Node::Array { len: 0, .. } => self.table.required() & bit != 0,
-            _ => false,
-        };
-        if !absent {
-            self.present |= bit;
-        }
-        !absent
     }
 }
 
@@ -305,9 +243,7 @@ pub(super) fn whole(node: Node<'_>) -> Option<i64> {
     match node {
         Node::Static(StaticNode::I64(number)) => Some(number),
         Node::Static(StaticNode::U64(number)) => Some(i64::try_from(number).unwrap_or(i64::MAX)),
-        // The cast saturates, which is what is wanted of integers past 64 bits.
-        #[allow(clippy::cast_possible_truncation)]
-        Node::Static(StaticNode::F64(number)) if number.fract() == 0.0 => Some(number as i64),
+        Node::Static(StaticNode::F64(number)) => super::whole(number),
         _ => None,
     }
 }

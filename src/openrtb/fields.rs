@@ -28,26 +28,64 @@ pub(super) enum Kind {
 pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
+    head: u64,
+    /// The bits of `head` with the quote behind it, and which bits those are, if they fit.
+    quoted: u64,
+    quoted_mask: u64,
 }
+
+/// The longest name in any table. A longer one is known to none.
+pub(super) const NAME_BYTES_MAX: usize = 24;
 
 /// The members of one kind of object, found by name through a hash table that is laid out at compile time.
 pub(super) struct Table {
     fields: &'static [Field],
     /// Indices into `fields`, probed linearly. Never full: no object has half as many members as there are slots.
     slots: [u8; SLOTS],
+    /// The same for names that fit a word with the quote behind them, by their first two bytes.
+    quoted_slots: [u8; SLOTS],
     required: u64,
 }
 
-const SLOTS: usize = 128;
+const SLOTS: usize = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 7;
 const FREE: u8 = u8::MAX;
 
 impl Table {
     /// The index of the member with this name.
+    #[inline]
     pub(super) fn find(&self, name: &str) -> Option<usize> {
-        let mut slot = hash(name.as_bytes());
+        let name = name.as_bytes();
+        self.probe(head(name), name.len(), |field| {
+            // Of most names the head is all there is to compare, so that no call is made for it.
+            name.len() <= HEAD_BYTES || field.name.as_bytes()[HEAD_BYTES..] == name[HEAD_BYTES..]
+        })
+    }
+
+    /// The index and length of the member's name that `text` begins with and that is closed by a quote there. Finds
+    /// short names only, but without a look at each byte, and without knowing where the name ends.
+    #[inline]
+    pub(super) fn find_quoted(&self, text: &[u8; HEAD_BYTES]) -> Option<(usize, usize)> {
+        let word = u64::from_le_bytes(*text);
+        let mut slot = quoted_hash(word);
+        while self.quoted_slots[slot] != FREE {
+            let index = usize::from(self.quoted_slots[slot]);
+            let field = &self.fields[index];
+            if word & field.quoted_mask == field.quoted {
+                return Some((index, field.name.len()));
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+        None
+    }
+
+    #[inline]
+    fn probe(&self, head: u64, bytes: usize, is_same: impl Fn(&Field) -> bool) -> Option<usize> {
+        let mut slot = hash(head, bytes);
         while self.slots[slot] != FREE {
             let index = usize::from(self.slots[slot]);
-            if self.fields[index].name == name {
+            let field = &self.fields[index];
+            if field.head == head && field.name.len() == bytes && is_same(field) {
                 return Some(index);
             }
             slot = (slot + 1) % SLOTS;
@@ -86,17 +124,16 @@ impl Table {
         let mut table = Self {
             fields,
             slots: [FREE; SLOTS],
+            quoted_slots: [FREE; SLOTS],
             required: 0,
         };
         let mut index = 0;
         while index < fields.len() {
-            let mut slot = hash(fields[index].name.as_bytes());
-            while table.slots[slot] != FREE {
-                slot = (slot + 1) % SLOTS;
-            }
-            #[allow(clippy::cast_possible_truncation)] // At most 64, as asserted.
-            {
-                table.slots[slot] = index as u8;
+            let name = fields[index].name.as_bytes();
+            assert!(name.len() <= NAME_BYTES_MAX, "a longer name is found nowhere");
+            place(&mut table.slots, hash(fields[index].head, name.len()), index);
+            if name.len() < HEAD_BYTES {
+                place(&mut table.quoted_slots, quoted_hash(fields[index].quoted), index);
             }
             index += 1;
         }
@@ -109,13 +146,65 @@ impl Table {
     }
 }
 
-/// Three letters and the length tell nearly all members of an object apart.
-const fn hash(name: &[u8]) -> usize {
+/// Puts an index into the first slot that is free from this one on.
+const fn place(slots: &mut [u8; SLOTS], mut slot: usize, index: usize) {
+    while slots[slot] != FREE {
+        slot = (slot + 1) % SLOTS;
+    }
+    #[allow(clippy::cast_possible_truncation)] // At most 64, as asserted.
+    {
+        slots[slot] = index as u8;
+    }
+}
+
+impl Field {
+    const fn new(name: &'static str, kind: Kind) -> Self {
+        let head = head(name.as_bytes());
+        let (quoted, quoted_mask) = if name.len() < HEAD_BYTES {
+            let bits = 8 * name.len();
+            (
+                head | (b'"' as u64) << bits,
+                u64::MAX >> (u64::BITS as usize - 8 - bits),
+            )
+        } else {
+            (u64::MAX, 0) // Equals nothing.
+        };
+        Self {
+            name,
+            kind,
+            head,
+            quoted,
+            quoted_mask,
+        }
+    }
+}
+
+pub(super) const HEAD_BYTES: usize = 8;
+
+/// The first eight bytes of a name, or all of it with zeros behind. In a few loads, which may overlap: names are short
+/// and of any length.
+const fn head(name: &[u8]) -> u64 {
     let n = name.len();
+    if let Some(head) = name.first_chunk() {
+        return u64::from_le_bytes(*head);
+    }
+    if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        return u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << (8 * (n - 4));
+    }
     if n == 0 {
         return 0;
     }
-    (name[0] as usize * 5 + name[n / 2] as usize * 3 + name[n - 1] as usize * 31 + n * 17) % SLOTS
+    name[0] as u64 | (name[n / 2] as u64) << (8 * (n / 2)) | (name[n - 1] as u64) << (8 * (n - 1))
+}
+
+/// The multiplication moves every byte into the top bits.
+const fn hash(head: u64, bytes: usize) -> usize {
+    ((head ^ bytes as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - SLOT_BITS)) as usize
+}
+
+/// By the first two bytes: that much any name has with its quote.
+const fn quoted_hash(word: u64) -> usize {
+    ((word & 0xffff).wrapping_mul(0x9e37_79b9) >> (u32::BITS - SLOT_BITS)) as usize % SLOTS
 }
 
 const fn same(a: &[u8], b: &[u8]) -> bool {
@@ -139,7 +228,7 @@ macro_rules! tables {
     ($($name:ident $section:literal [$($required:ident)*] { $($kind:expr => $($field:ident)+;)+ })+) => {$(
         #[doc = concat!("OpenRTB 2.6 ", $section, ".")]
         pub(super) static $name: Table = Table::new(
-            &[$($(Field { name: stringify!($field), kind: $kind },)+)+],
+            &[$($(Field::new(stringify!($field), $kind),)+)+],
             &[$(stringify!($required)),*],
         );
     )+};
@@ -400,6 +489,16 @@ mod tests {
                 assert_eq!(table.find(field.name), Some(index), "{}", field.name);
                 assert_eq!(table.find(&field.name.to_uppercase()), None);
                 assert_eq!(table.find(&format!("{}x", field.name)), None);
+                let short = (field.name.len() < HEAD_BYTES).then_some((index, field.name.len()));
+                let quoted = |text: String| table.find_quoted(text.as_bytes().first_chunk().unwrap());
+                assert_eq!(
+                    quoted(format!("{}\":\"\"      ", field.name)),
+                    short,
+                    "{}",
+                    field.name
+                );
+                assert_eq!(quoted(format!("{}_\"       ", field.name)), None);
+                assert_eq!(quoted(format!("{}        ", field.name)), None);
             }
             for name in ["", "ext", "\0", "é"] {
                 assert_eq!(table.find(name), None);

@@ -1,7 +1,8 @@
 //! From bytes to valid borrowed types, with memory that is used again. Everything that knows simd-json as a parser is
 //! here; what the document means is read in `read_request` and `read_response`.
 
-use super::cursor::Cursor;
+use super::pull::{Malformed, Pull, not_json};
+use super::read_response::Source;
 use super::validate::{Invalid, Rule, Validation};
 use super::{BadResponse, BidRequest, BidResponse, read_request, read_response};
 use bumpalo::Bump;
@@ -76,7 +77,7 @@ impl Parser {
             Err(Malformed::TooDeep) => Err(Invalid::document(Rule::Depth {
                 max: limits.depth_max,
             })),
-            Err(Malformed::NotJson(at)) => Err(Invalid::document(Rule::Json { at })),
+            Err(Malformed::NotJson(at)) => Err(Invalid::document(Rule::Json { at: at as usize })),
         })
     }
 
@@ -85,24 +86,27 @@ impl Parser {
     /// # Errors
     /// [`BadResponse`] if no part of the answer can be used. A bad bid does not make a bad response.
     pub fn parse_response<'a>(
-        &mut self,
+        &self,
         body: &'a [u8],
         arena: &'a Bump,
     ) -> Result<BidResponse<'a>, BadResponse> {
         if body.trim_ascii().is_empty() {
             return Ok(BidResponse::default());
         }
-        let limits = self.limits;
-        self.read(body, arena, |document| match document {
-            Ok((nodes, marks)) => read_response::read(Cursor::new(body, nodes, marks), arena, &limits),
-            Err(Malformed::TooDeep) => Err(BadResponse::TooDeep),
-            Err(Malformed::NotJson(at)) => Err(BadResponse::NotJson(at)),
+        read_document(body, arena, &self.limits).map_err(|bad| match check(body, self.limits.depth_max) {
+            Ok(()) => bad,
+            Err(malformed) => malformed.into(),
         })
     }
 
     /// Parses a copy of `body`, for simd-json unescapes strings in place and we want the bytes as they came. The
     /// strings of the tape point into that copy, which lives in the arena.
-    fn read<'a, T>(&mut self, body: &[u8], arena: &'a Bump, use_it: impl FnOnce(Document<'_, 'a>) -> T) -> T {
+    pub(super) fn read<'a, T>(
+        &mut self,
+        body: &[u8],
+        arena: &'a Bump,
+        use_it: impl FnOnce(Document<'_, 'a>) -> T,
+    ) -> T {
         let mut copy = BumpVec::with_capacity_in(body.len() + INPUT_PADDING, arena);
         copy.extend_from_slice_copy(body);
         copy.extend_from_slice_copy(&[b' '; INPUT_PADDING]);
@@ -118,7 +122,7 @@ impl Parser {
             Ok(()) => Ok((&tape.0, self.buffers.structural_indexes())),
             Err(error) => Err(match error.error() {
                 ErrorType::DepthLimitExceeded => Malformed::TooDeep,
-                _ => Malformed::NotJson(error.index()),
+                _ => not_json(error.index()),
             }),
         });
         self.tape = tape.reset();
@@ -126,18 +130,36 @@ impl Parser {
     }
 }
 
-/// The tape and the offsets of the structural characters, in step.
-type Document<'p, 'a> = Result<(&'p [simd_json::Node<'a>], &'p [u32]), Malformed>;
-
-enum Malformed {
-    TooDeep,
-    NotJson(usize),
+/// Reads an answer to its end, or to the first thing wrong with it.
+fn read_document<'a>(
+    body: &'a [u8],
+    arena: &'a Bump,
+    limits: &Limits,
+) -> Result<BidResponse<'a>, BadResponse> {
+    let mut pull = Pull::new(body, limits.depth_max)?;
+    let response = read_response::read(&mut pull, arena, limits)?;
+    pull.end()?;
+    Ok(response)
 }
+
+/// Whether a document is JSON. What is not, is not called anything else, wherever it goes wrong: for an answer that was
+/// refused half-way.
+#[cold]
+fn check(body: &[u8], depth_max: usize) -> Result<(), Malformed> {
+    let mut pull = Pull::new(body, depth_max)?;
+    pull.skip()?;
+    pull.end()
+}
+
+/// The tape and the offsets of the structural characters, in step.
+pub(super) type Document<'p, 'a> = Result<(&'p [simd_json::Node<'a>], &'p [u32]), Malformed>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openrtb::{AuctionType, BidFault, DurationFloors, Inventory, Media, NumberText, Splice};
+    use crate::openrtb::{
+        AuctionType, BidFault, DurationFloors, Inventory, Media, NumberText, Splice, StringText,
+    };
 
     fn parser() -> Parser {
         Parser::new(Limits {
@@ -621,9 +643,9 @@ mod tests {
 
     #[test]
     fn a_response_is_read_whole() {
-        let body = r#"{"id":"r","bidid":"b","cur":"","nbr":8,"seatbid":[{"bid":[ {"id":"1", "impid":"2","price" : 1.50 ,
-            "nurl":"n","adomain":["a.com"],"cat":["IAB1"],"attr":[1,2],"w":300.0,"h":250,"mtype":1,"ext":{"price":9}} ,
-            {"id":"x"}],"group":1,"seat":"s\u0031"}]}"#;
+        let body = r#"{"id":"r","bidid":"b","cur":"","nbr":8,"seatbid":[{"bid":[ {"id":"1", "impid":"\u0032","price" : 1.50 ,
+            "nurl":"a\/n","burl":"b","lurl":"","adid":"i","adomain":["a.com","\u0062.com"],"dealid":"d","dur":3e1,"cat":["IAB1"],
+            "attr":[1,2],"w":300.0,"h":250,"mtype":1,"ext":{"price":9}} ,{"id":"x"}],"group":1,"seat":"s\u0031"}]}"#;
         let arena = Bump::new();
         let response = parser().parse_response(body.as_bytes(), &arena).unwrap();
         assert_eq!(
@@ -636,18 +658,13 @@ mod tests {
             (Some("s1"), Some(br#""s\u0031""#.as_slice()))
         );
         assert!(seat.group);
-        assert_eq!(
-            (bid.id, bid.impid, bid.nurl, bid.adm),
-            ("1", "2", Some("n"), None)
-        );
-        assert_eq!(
-            (bid.w, bid.h, bid.mtype, bid.attr),
-            (Some(300), Some(250), Some(1), [1, 2].as_slice())
-        );
-        assert_eq!(
-            (bid.adomain, bid.cat),
-            (["a.com"].as_slice(), ["IAB1"].as_slice())
-        );
+        assert_eq!((bid.id, bid.impid, bid.dealid), ("1", "2", Some("d")));
+        assert_eq!(bid.nurl.map(StringText::raw), Some(r"a\/n"));
+        assert_eq!(bid.nurl.map(|nurl| nurl.unescape(&arena)), Some("a/n"));
+        let texts = [bid.adm, bid.burl, bid.lurl, bid.adid].map(|text| text.map(StringText::raw));
+        assert_eq!(texts, [None, Some("b"), None, Some("i")]);
+        assert_eq!((bid.mtype, bid.dur_s), (Some(1), Some(30)));
+        assert_eq!(bid.adomain, ["a.com", "b.com"]);
         assert_eq!(bid.price.as_bytes(), b"1.50");
         assert_eq!(&bid.raw[bid.price_span.range()], b"1.50");
         assert!(bid.raw.starts_with(b"{") && bid.raw.ends_with(br#""ext":{"price":9}}"#));

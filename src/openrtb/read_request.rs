@@ -92,23 +92,26 @@ impl<'a> Reader<'_, 'a> {
             }
         }
         debug_assert!(self.cursor.is_at_end());
-        request.has_device = members.has(DEVICE);
-        request.has_user = members.has(USER);
-        if members.is_null(TMAX)
+        request.has_device = members.seen.has(DEVICE);
+        request.has_user = members.seen.has(USER);
+        if members.seen.is_null(TMAX)
             && let Some(span) = Cursor::restart(&self.cursor).member("tmax")
         {
             request.tmax_place = TmaxPlace::Value(span);
         }
         if [SITE, APP, DOOH]
             .into_iter()
-            .filter(|index| members.has(*index))
+            .filter(|index| members.seen.has(*index))
             .count()
             > 1
         {
             self.problems.at(top, Rule::Inventory);
         }
         self.problems.object(top, &members);
-        for name in members.missing_of(validation.required() & !BID_REQUEST.required()) {
+        for name in members
+            .seen
+            .missing_of(validation.required() & !BID_REQUEST.required())
+        {
             self.problems.missing(top, name);
         }
         request
@@ -309,7 +312,7 @@ impl<'a> Reader<'_, 'a> {
                 _ => self.check(&QTY, index),
             }
         }
-        if measured_by_vendor && !members.has(VENDOR) {
+        if measured_by_vendor && !members.seen.has(VENDOR) {
             self.problems.missing(position, "vendor");
         }
         self.problems.object(position, &members);

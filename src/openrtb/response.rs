@@ -1,7 +1,7 @@
 //! What the auction needs of a DSP's answer, borrowed from its bytes. Reading it does not judge it: whether a bid
 //! may win is the auction's business. Here a bid is only told from something that cannot be one.
 
-use super::{NumberText, Span};
+use super::{NumberText, Span, StringText};
 use std::fmt;
 
 /// A DSP's answer (OpenRTB 2.6 §4.2.1). Without a bid in it, it is a no-bid in one of its many forms (§4.2, 7.1).
@@ -47,7 +47,8 @@ pub struct SeatBid<'a> {
     pub bids: &'a [Bid<'a>],
 }
 
-/// One bid (§4.2.3). Strings are unescaped.
+/// One bid (§4.2.3): what the auction reads of it, and what notices are made of. Ids are unescaped; markup and notices
+/// are left as they came, for a bid that loses has no use for them. All else is in [`raw`](Self::raw).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Bid<'a> {
@@ -64,39 +65,21 @@ pub struct Bid<'a> {
     /// The deal it is for.
     pub dealid: Option<&'a str>,
     /// Markup in the bid.
-    pub adm: Option<&'a str>,
+    pub adm: Option<StringText<'a>>,
     /// Win notice; may return the markup.
-    pub nurl: Option<&'a str>,
+    pub nurl: Option<StringText<'a>>,
     /// Billing notice.
-    pub burl: Option<&'a str>,
+    pub burl: Option<StringText<'a>>,
     /// Loss notice.
-    pub lurl: Option<&'a str>,
+    pub lurl: Option<StringText<'a>>,
     /// A preloaded ad.
-    pub adid: Option<&'a str>,
+    pub adid: Option<StringText<'a>>,
     /// Advertiser domains.
     pub adomain: &'a [&'a str],
-    /// The app that is advertised.
-    pub bundle: Option<&'a str>,
-    /// The creative.
-    pub crid: Option<&'a str>,
-    /// Categories, in taxonomy `cattax`.
-    pub cat: &'a [&'a str],
-    /// Taxonomy of `cat`; absent means 1.
-    pub cattax: Option<u32>,
-    /// Creative attributes.
-    pub attr: &'a [u32],
-    /// Language of the creative.
-    pub language: Option<&'a str>,
-    /// Width in device-independent pixels.
-    pub w: Option<u32>,
-    /// Height in device-independent pixels.
-    pub h: Option<u32>,
     /// Which kind of media it answers: 1 banner, 2 video, 3 audio, 4 native.
     pub mtype: Option<u32>,
     /// Seconds of video or audio.
     pub dur_s: Option<u32>,
-    /// Seconds the DSP waits between auction and impression.
-    pub exp_s: Option<u32>,
 }
 
 impl<'a> Bid<'a> {
@@ -134,7 +117,7 @@ pub struct BadBid<'a> {
     /// Its imp, if it could be read.
     pub impid: Option<&'a str>,
     /// Where to say that it lost, if it could be read.
-    pub lurl: Option<&'a str>,
+    pub lurl: Option<StringText<'a>>,
 }
 
 /// What is wrong with a bid.

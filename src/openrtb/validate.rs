@@ -233,10 +233,10 @@ impl Problems {
 
     /// What is common to the end of every object.
     pub(super) fn object(&mut self, position: usize, members: &Members) {
-        if let Some((position, _)) = members.repeated() {
+        if let Some((position, _)) = members.seen.repeated() {
             self.at(position, Rule::Repeated);
         }
-        for name in members.missing() {
+        for name in members.seen.missing() {
             self.missing(position, name);
         }
     }

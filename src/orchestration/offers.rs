@@ -113,7 +113,7 @@ impl<T: Transport> Orchestrator<T> {
         }
         // What is read of an answer is of use until its offers are made: they keep what they need, a third of it.
         let scratch = self.arenas.take();
-        let Ok(read) = self.parser.borrow_mut().parse_response(response.body, &scratch) else {
+        let Ok(read) = self.parser.borrow().parse_response(response.body, &scratch) else {
             return Err(Unusable::Invalid);
         };
         let no_bid = read.seats.iter().all(|seat| seat.bids.is_empty()) && read.bad_bids.is_empty();
