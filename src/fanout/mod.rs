@@ -2,7 +2,7 @@
 //!
 //! No task and no timer per call: an orchestration's calls share one place in [`Gatherings`], where the transport
 //! drops each answer as it is read, and one entry in the shard's timer wheel, set to whichever call has to give
-//! up first. A call that outlives its time costs its bid, not its connection: the late answer is read and dropped.
+//! up first. It is woken once, when the last call has ended or has run out of time. A call that outlives its time costs its bid, not its connection: the late answer is read and dropped.
 
 mod digits;
 mod dsp;
@@ -122,9 +122,9 @@ impl<T: Transport> Fanout<T> {
         &self.transport
     }
 
-    /// Starts every call at once and hands each answer to `on_answer` as it arrives, exactly one per call. Ends
-    /// when all have answered or run out of time, and says how long taking the answers was in all: the clock is read
-    /// for all that have arrived together, not for each.
+    /// Starts every call at once and hands each answer to `on_answer`, exactly one per call, as soon as there is no other to
+    /// wait for. Ends when all have answered or run out of time, and says how long taking the answers was in all: the clock
+    /// is read for all that have arrived together, not for each.
     pub async fn gather(&self, calls: &[Call<'_>], mut on_answer: impl FnMut(Answer<'_>)) -> Duration {
         let started = self.timers.now();
         let mut gathering = Open::new(self, calls, started);
