@@ -43,7 +43,7 @@ const NO_LENGTH: u32 = u32::MAX;
 
 /// The client's end of one connection; `T` is what the owner keeps for each call.
 #[derive(Debug)]
-pub(in crate::fanout) struct ClientConnection<T> {
+pub struct ClientConnection<T> {
     output: Vec<u8>,
     /// Bytes of `output` that the socket has taken.
     written: usize,
@@ -112,25 +112,42 @@ struct Block {
 
 /// What a response says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fanout) struct Head {
-    pub(in crate::fanout) status: u16,
-    pub(in crate::fanout) gzip: bool,
+pub struct Head {
+    /// As it came, 200 to 599.
+    pub status: u16,
+    /// The body is compressed with gzip.
+    pub gzip: bool,
 }
 
 /// What became of a call. Each ends exactly once, with `Ended` or `Failed`.
 #[derive(Debug)]
-pub(in crate::fanout) enum Event<'a, T> {
+pub enum Event<'a, T> {
     /// A part of the body; never more than allowed in all.
-    Data { tag: &'a mut T, bytes: &'a [u8] },
+    Data {
+        /// The call's.
+        tag: &'a mut T,
+        /// The part.
+        bytes: &'a [u8],
+    },
     /// The answer is whole.
-    Ended { tag: T, head: Head },
+    Ended {
+        /// The call's.
+        tag: T,
+        /// Of the answer.
+        head: Head,
+    },
     /// There is none.
-    Failed { tag: T, failure: CallFailure },
+    Failed {
+        /// The call's.
+        tag: T,
+        /// Why.
+        failure: CallFailure,
+    },
 }
 
 /// Why a connection takes no call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fanout) enum Refused {
+pub enum Refused {
     /// It will take none ever again.
     Retired,
     /// The peer wants no more at once.
@@ -142,11 +159,12 @@ pub(in crate::fanout) enum Refused {
 impl<T> ClientConnection<T> {
     /// What one call costs while it is under way: its stream with its place in the slab, and its place in the ring.
     #[cfg(test)]
-    pub(in crate::fanout) const BYTES_PER_CALL: usize = size_of::<Option<Stream<T>>>() + size_of::<u32>();
+    pub const BYTES_PER_CALL: usize = size_of::<Option<Stream<T>>>() + size_of::<u32>();
 
     /// A connection with prior knowledge: what goes out first is already in its output, and calls may be started at
     /// once (RFC 9113 §3.4). An answer has at most `body_bytes_max` bytes.
-    pub(in crate::fanout) fn new(body_bytes_max: usize) -> Self {
+    #[must_use]
+    pub fn new(body_bytes_max: usize) -> Self {
         let body_bytes_max = u32::try_from(body_bytes_max)
             .unwrap_or(u32::MAX)
             .min(frame::WINDOW_MAX - STREAM_WINDOW_SPARE);
@@ -192,7 +210,10 @@ impl<T> ClientConnection<T> {
     }
 
     /// Whether a call with a body of so many bytes can be started.
-    pub(in crate::fanout) fn has_room(&self, body_bytes: usize) -> Result<(), Refused> {
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn has_room(&self, body_bytes: usize) -> Result<(), Refused> {
         if self.retired || self.next_id > frame::STREAM_ID_MAX {
             Err(Refused::Retired)
         } else if self.streams.len() >= self.peer.streams_max as usize {
@@ -205,8 +226,11 @@ impl<T> ClientConnection<T> {
     }
 
     /// Starts a call: its frames are added to the output, as far as the peer's windows allow, and what they do not
-    /// follows by itself.
-    pub(in crate::fanout) fn start(
+    /// follows by itself. Returns the stream's id.
+    ///
+    /// # Errors
+    /// As [`Self::has_room`].
+    pub fn start(
         &mut self,
         block: &RequestBlock,
         body: &[u8],
@@ -240,9 +264,12 @@ impl<T> ClientConnection<T> {
         Ok(id)
     }
 
-    /// Reads what has come. An error ends the connection: its reason is in the output, and what is still under way is
-    /// to be taken with [`Self::fail_all`].
-    pub(in crate::fanout) fn receive(
+    /// Reads what has come.
+    ///
+    /// # Errors
+    /// What ends the connection: its reason is in the output, and what is still under way is to be taken with
+    /// [`Self::fail_all`].
+    pub fn receive(
         &mut self,
         input: &[u8],
         mut on: impl FnMut(Event<'_, T>),
@@ -261,12 +288,12 @@ impl<T> ClientConnection<T> {
     }
 
     /// What is to be written.
-    pub(in crate::fanout) fn output(&self) -> &[u8] {
+    pub fn output(&self) -> &[u8] {
         &self.output[self.written..]
     }
 
     /// The socket has taken so many bytes of it.
-    pub(in crate::fanout) fn wrote(&mut self, count: usize) {
+    pub fn wrote(&mut self, count: usize) {
         self.written += count;
         if self.written >= self.output.len() {
             self.written = 0;
@@ -283,38 +310,38 @@ impl<T> ClientConnection<T> {
     }
 
     /// Calls under way.
-    pub(in crate::fanout) fn calls(&self) -> usize {
+    pub fn calls(&self) -> usize {
         self.streams.len()
     }
 
     /// The call that was started first of those under way.
-    pub(in crate::fanout) fn oldest(&self) -> Option<(u32, &T)> {
+    pub fn oldest(&self) -> Option<(u32, &T)> {
         self.streams.oldest().map(|(id, stream)| (id, &stream.tag))
     }
 
     /// Gives a call up and tells the peer.
-    pub(in crate::fanout) fn cancel(&mut self, id: u32) -> Option<T> {
+    pub fn cancel(&mut self, id: u32) -> Option<T> {
         self.give_up(id, code::CANCEL)
     }
 
     /// Whether it takes no more calls, by our wish, the peer's, or because its ids are used up.
-    pub(in crate::fanout) fn is_retired(&self) -> bool {
+    pub fn is_retired(&self) -> bool {
         self.has_room(0) == Err(Refused::Retired)
     }
 
     /// Asks the peer for a sign of life.
-    pub(in crate::fanout) fn ping(&mut self) {
+    pub fn ping(&mut self) {
         frame::write_ping(&mut self.output, 0, b"corebid?");
     }
 
     /// Tells the peer that the connection ends in good order.
-    pub(in crate::fanout) fn say_goodbye(&mut self) {
+    pub fn say_goodbye(&mut self) {
         frame::write_go_away(&mut self.output, code::NO_ERROR);
     }
 
     /// The connection is gone: takes out all calls. `true` with those that the peer cannot have begun to answer,
     /// though it had been heard of before: it was closing as they were sent.
-    pub(in crate::fanout) fn fail_all(&mut self, mut each: impl FnMut(T, bool)) {
+    pub fn fail_all(&mut self, mut each: impl FnMut(T, bool)) {
         self.retired = true;
         let (greeted, heard_up_to) = (self.greeted, self.heard_up_to);
         self.take_above(0, |id, tag| each(tag, greeted && id > heard_up_to));

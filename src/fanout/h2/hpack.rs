@@ -121,10 +121,12 @@ fn string<'text, 'block: 'text>(
 /// The header block of every request to one DSP, up to the length of its body. Uses nothing that a connection would
 /// have to remember, so it is valid on every connection at any time.
 #[derive(Debug)]
-pub(in crate::fanout) struct RequestBlock(Vec<u8>);
+pub struct RequestBlock(Vec<u8>);
 
 impl RequestBlock {
-    pub(in crate::fanout) fn new(dsp: &DspOptions) -> Self {
+    /// The block for `dsp`.
+    #[must_use]
+    pub fn new(dsp: &DspOptions) -> Self {
         let mut block = vec![0x80 | METHOD_POST, 0x80 | SCHEME_HTTP];
         let agent = concat!("corebid/", env!("CARGO_PKG_VERSION"));
         literal(&mut block, PATH, dsp.target.path.as_bytes());
