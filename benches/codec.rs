@@ -55,7 +55,9 @@ fn main() {
         let what = |calls: u32| format!("{calls}, {name} head");
         measure::bench_in_turn(
             ("h2: calls out", &what(CALLS), &mut || http2.borrow_mut().send()),
-            ("h2: answers in", &what(CALLS), &mut || http2.borrow_mut().receive()),
+            ("h2: answers in", &what(CALLS), &mut || {
+                http2.borrow_mut().receive()
+            }),
         );
         measure::bench("h1: answer in, by length", &what(1), &mut || by_length.receive());
         measure::bench("h1: answer in, chunked", &what(1), &mut || chunked.receive());

@@ -18,9 +18,7 @@ pub(crate) fn is_bench() -> bool {
 
 /// What stands behind `option` on the command line.
 pub(crate) fn argument(option: &str) -> Option<String> {
-    std::env::args()
-        .skip_while(|argument| argument != option)
-        .nth(1)
+    std::env::args().skip_while(|argument| argument != option).nth(1)
 }
 
 /// Prints and returns what a call costs in nanoseconds; `what` says what it is given.

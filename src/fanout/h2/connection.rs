@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::frame::{self, Frame, Violation, code, flag, kind, setting};
-use super::hpack::{self, BlockError, RequestBlock, Scratch};
+use super::hpack::{self, BlockError, Known, RequestBlock, Scratch};
 use super::streams::Streams;
 use crate::fanout::CallFailure;
 
@@ -65,6 +65,8 @@ pub struct ClientConnection<T> {
     /// DATA received and not yet given back to the peer's window.
     unreported: u32,
     block: Option<Block>,
+    /// Of the last header block with a body behind it, and of the last without.
+    known: [Known<Field>; 2],
     scratch: Scratch,
     idle_frames: u32,
     body_bytes_max: u32,
@@ -203,6 +205,7 @@ impl<T> ClientConnection<T> {
             window_grew: false,
             unreported: 0,
             block: None,
+            known: Default::default(),
             scratch: Scratch::default(),
             idle_frames: IDLE_FRAMES_START,
             body_bytes_max,
@@ -230,12 +233,7 @@ impl<T> ClientConnection<T> {
     ///
     /// # Errors
     /// As [`Self::has_room`].
-    pub fn start(
-        &mut self,
-        block: &RequestBlock,
-        body: &[u8],
-        tag: T,
-    ) -> Result<u32, Refused> {
+    pub fn start(&mut self, block: &RequestBlock, body: &[u8], tag: T) -> Result<u32, Refused> {
         self.has_room(body.len())?;
         let id = self.next_id;
         self.next_id += 2;
@@ -269,11 +267,7 @@ impl<T> ClientConnection<T> {
     /// # Errors
     /// What ends the connection: its reason is in the output, and what is still under way is to be taken with
     /// [`Self::fail_all`].
-    pub fn receive(
-        &mut self,
-        input: &[u8],
-        mut on: impl FnMut(Event<'_, T>),
-    ) -> Result<(), Violation> {
+    pub fn receive(&mut self, input: &[u8], mut on: impl FnMut(Event<'_, T>)) -> Result<(), Violation> {
         self.heard_up_to = self.next_id.saturating_sub(2);
         let result = self.read_frames(input, &mut on);
         match result {
@@ -577,8 +571,10 @@ impl<T> ClientConnection<T> {
         let Some(stream) = self.streams.get_mut(id) else {
             return self.on_closed(id);
         };
-        let mut fields = Fields::default();
-        match hpack::decode(block, &mut self.scratch, |name, value| fields.add(name, value)) {
+        let (mut fields, known) = (Fields::default(), &mut self.known[usize::from(end_stream)]);
+        match hpack::decode(block, &mut self.scratch, known, Field::read, |field| {
+            fields.add(field)
+        }) {
             Ok(()) => {}
             Err(BlockError::Malformed(why)) => return Err(Violation::new(code::COMPRESSION_ERROR, why)),
             Err(BlockError::TooLarge) => {
@@ -605,12 +601,12 @@ impl<T> ClientConnection<T> {
             }
             return Ok(());
         }
-        if fields.unknown_encoding {
+        if fields.encoding == Encoding::Unknown {
             return self.refuse(id, code::CANCEL, CallFailure::BadEncoding, on);
         }
         let head = Head {
             status,
-            gzip: fields.gzip,
+            gzip: fields.encoding == Encoding::Gzip,
         };
         stream.head = Some(head);
         stream.length = match (status, fields.length) {
@@ -927,55 +923,84 @@ fn without_padding(frame: Frame<'_>) -> Result<&[u8], Violation> {
         .ok_or(Violation::protocol("padding longer than the frame"))
 }
 
+/// What one field says.
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    Status(u16),
+    Length(u64),
+    Encoding(Encoding),
+    /// Nothing that concerns us.
+    Other,
+    Wrong(&'static str),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Encoding {
+    #[default]
+    Identity,
+    Gzip,
+    Unknown,
+}
+
+impl Field {
+    fn read(name: &[u8], value: &[u8]) -> Self {
+        if !is_value(value) {
+            return Self::Wrong("malformed field value");
+        }
+        match name {
+            b":status" => parse_status(value).map_or(Self::Wrong("status out of range"), Self::Status),
+            [b':', ..] => Self::Wrong("misplaced pseudo-header"),
+            b"content-length" => parse_length(value).map_or(Self::Wrong("malformed length"), Self::Length),
+            b"content-encoding" => Self::Encoding(Encoding::of(value)),
+            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => {
+                Self::Wrong("field of another version")
+            }
+            _ if !is_name(name) => Self::Wrong("malformed field name"),
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Encoding {
+    fn of(value: &[u8]) -> Self {
+        if value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip") {
+            Self::Gzip
+        } else if value.eq_ignore_ascii_case(b"identity") || value.is_empty() {
+            Self::Identity
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
 /// What a header block says.
 #[derive(Debug, Default)]
 struct Fields {
     status: Option<u16>,
-    length: Option<usize>,
-    gzip: bool,
-    unknown_encoding: bool,
+    length: Option<u64>,
+    encoding: Encoding,
     has_regular: bool,
+    /// What is wrong with it first of all.
     wrong: Option<&'static str>,
 }
 
 impl Fields {
-    fn add(&mut self, name: &[u8], value: &[u8]) {
-        if let Err(why) = self.try_add(name, value) {
-            self.wrong = self.wrong.or(Some(why));
-        }
-    }
-
-    fn try_add(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
-        if !is_value(value) {
-            return Err("malformed field value");
-        }
-        if name.first() == Some(&b':') {
-            if name != b":status" || self.has_regular || self.status.is_some() {
-                return Err("misplaced pseudo-header");
+    fn add(&mut self, field: Field) {
+        let wrong = match field {
+            Field::Status(status) => {
+                let misplaced = self.has_regular || self.status.replace(status).is_some();
+                misplaced.then_some("misplaced pseudo-header")
             }
-            self.status = Some(parse_status(value).ok_or("status out of range")?);
-            return Ok(());
-        }
-        self.has_regular = true;
-        match name {
-            b"content-length" => {
-                if self.length.is_some() {
-                    return Err("two lengths");
-                }
-                self.length = Some(parse_length(value).ok_or("malformed length")?);
+            Field::Length(length) => self.length.replace(length).map(|_| "two lengths"),
+            Field::Encoding(encoding) => {
+                self.encoding = encoding;
+                None
             }
-            b"content-encoding" => {
-                self.gzip = value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
-                self.unknown_encoding =
-                    !self.gzip && !value.eq_ignore_ascii_case(b"identity") && !value.is_empty();
-            }
-            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => {
-                return Err("field of another version");
-            }
-            _ if !is_name(name) => return Err("malformed field name"),
-            _ => {}
-        }
-        Ok(())
+            Field::Other => None,
+            Field::Wrong(why) => Some(why),
+        };
+        self.has_regular |= !matches!(field, Field::Status(_));
+        self.wrong = self.wrong.or(wrong);
     }
 }
 
@@ -1002,12 +1027,12 @@ fn parse_status(value: &[u8]) -> Option<u16> {
     (all && (100..=599).contains(&status)).then_some(status)
 }
 
-fn parse_length(value: &[u8]) -> Option<usize> {
+fn parse_length(value: &[u8]) -> Option<u64> {
     let fits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
     fits.then(|| {
         value
             .iter()
-            .fold(0, |sum, digit| sum * 10 + usize::from(digit & 0xf))
+            .fold(0, |sum, digit| sum * 10 + u64::from(digit & 0xf))
     })
 }
 
