@@ -52,16 +52,14 @@ fn main() {
             counted(turns, &mut http2.borrow_mut(), &mut by_length, &mut chunked);
             continue;
         }
-        let what = |calls: u32| format!("{calls}, {name} head");
-        measure::bench_in_turn(
-            ("h2: calls out", &what(CALLS), &mut || http2.borrow_mut().send()),
-            ("h2: answers in", &what(CALLS), &mut || {
-                http2.borrow_mut().receive()
-            }),
-        );
-        measure::bench("h1: answer in, by length", &what(1), &mut || by_length.receive());
-        measure::bench("h1: answer in, chunked", &what(1), &mut || chunked.receive());
-        measure::bench("h1: head out", &what(1), &mut || by_length.send());
+        let (what, call) = (format!("{CALLS}, {name} head"), format!("1, {name} head"));
+        measure::bench_in_turn([
+            ("h2: calls out", &what, &mut || http2.borrow_mut().send()),
+            ("h2: answers in", &what, &mut || http2.borrow_mut().receive()),
+        ]);
+        measure::bench("h1: answer in, by length", &call, &mut || by_length.receive());
+        measure::bench("h1: answer in, chunked", &call, &mut || chunked.receive());
+        measure::bench("h1: head out", &call, &mut || by_length.send());
     }
 }
 

@@ -34,7 +34,7 @@ type Bench<'a> = (&'a str, &'a str, &'a mut dyn FnMut());
 
 /// As [`bench`], for two that only work in turn, one undoing what the other does. Each is timed by itself, so their
 /// costs include a reading of the clock, about 25 ns.
-pub(crate) fn bench_in_turn(first: Bench<'_>, second: Bench<'_>) {
+pub(crate) fn bench_in_turn([first, second]: [Bench<'_>; 2]) {
     let (rounds, calls) = length();
     let (mut best_first, mut best_second) = (u128::MAX, u128::MAX);
     for _ in 0..rounds {

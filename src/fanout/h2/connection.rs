@@ -573,7 +573,7 @@ impl<T> ClientConnection<T> {
         };
         let (mut fields, known) = (Fields::default(), &mut self.known[usize::from(end_stream)]);
         match hpack::decode(block, &mut self.scratch, known, Field::read, |field| {
-            fields.add(field)
+            fields.add(field);
         }) {
             Ok(()) => {}
             Err(BlockError::Malformed(why)) => return Err(Violation::new(code::COMPRESSION_ERROR, why)),
