@@ -24,8 +24,8 @@ fn main() {
     for _ in 0..WARM_UP {
         assert!(matches!(exchange.orchestrate(), Outcome::Response(_)), "sold");
     }
-    if let Some(orchestrations) = orchestrations() {
-        return counted(&exchange, orchestrations);
+    if let Some(orchestrations) = measure::argument("--orchestrations") {
+        return counted(&exchange, orchestrations.parse().expect("a number"));
     }
     published.collect();
     let what = format!("{} B, {DSPS} DSPs", REQUEST.len());
@@ -45,10 +45,4 @@ fn counted(exchange: &Exchange, orchestrations: usize) {
     for _ in 0..orchestrations {
         black_box(exchange.orchestrate());
     }
-}
-
-fn orchestrations() -> Option<usize> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--orchestrations");
-    let number = arguments.nth(1)?;
-    Some(number.parse().expect("--orchestrations takes a number"))
 }

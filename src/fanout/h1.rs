@@ -23,12 +23,14 @@ const TRAILER_BYTES_MAX: usize = 4 << 10;
 
 /// The head of every request to one DSP, up to the length of its body.
 #[derive(Debug)]
-pub(super) struct RequestHead {
+pub struct RequestHead {
     text: Vec<u8>,
 }
 
 impl RequestHead {
-    pub(super) fn new(dsp: &DspOptions) -> Self {
+    /// The head for `dsp`.
+    #[must_use]
+    pub fn new(dsp: &DspOptions) -> Self {
         let encodings = if dsp.gzip {
             "Accept-Encoding: gzip\r\nContent-Encoding: gzip\r\n"
         } else {
@@ -47,7 +49,7 @@ impl RequestHead {
     }
 
     /// Writes the head of a request with a body of `length` bytes into `out`, which it clears first.
-    pub(super) fn write(&self, length: usize, out: &mut Vec<u8>) {
+    pub fn write(&self, length: usize, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.text);
         out.extend_from_slice(decimal(length, &mut [0; 20]));
@@ -57,16 +59,18 @@ impl RequestHead {
 
 /// What is known of a response once it is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
-    pub(super) status: u16,
+pub struct Head {
+    /// As it came, 100 to 599.
+    pub status: u16,
     /// The connection may carry another request.
-    pub(super) keep_alive: bool,
-    pub(super) gzip: bool,
+    pub keep_alive: bool,
+    /// The body is compressed with gzip.
+    pub gzip: bool,
 }
 
 /// Reads one response from bytes as they come.
 #[derive(Debug, Default)]
-pub(super) struct ResponseReader {
+pub struct ResponseReader {
     /// A head that came in pieces.
     partial: Vec<u8>,
     interim: u8,
@@ -114,7 +118,10 @@ const FIRST_CHUNK: Chunk = Chunk::Size {
 impl ResponseReader {
     /// Reads on. Body bytes are added to `body`, at most `body_bytes_max`. Returns how many bytes of `input` belong
     /// to this response, and its head when it is whole; the reader is then ready for the next.
-    pub(super) fn read(
+    ///
+    /// # Errors
+    /// What the connection must be closed for.
+    pub fn read(
         &mut self,
         input: &[u8],
         body: &mut Vec<u8>,
@@ -164,7 +171,7 @@ impl ResponseReader {
     }
 
     /// The peer has closed: the response's head when that completes it.
-    pub(super) fn end(&mut self) -> Option<Head> {
+    pub fn end(&mut self) -> Option<Head> {
         match std::mem::take(&mut self.state) {
             State::UntilClose(head) => Some(head),
             _ => None,

@@ -7,8 +7,10 @@
 mod digits;
 mod dsp;
 mod gatherings;
-mod h1;
-mod h2;
+/// The two codecs are public as the parser and the wheel are: without I/O, so that programs of their own can time and
+/// fuzz them. Within this one only the pool speaks them.
+pub mod h1;
+pub mod h2;
 mod pool;
 mod transport;
 

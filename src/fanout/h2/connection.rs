@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::frame::{self, Frame, Violation, code, flag, kind, setting};
-use super::hpack::{self, BlockError, RequestBlock, Scratch};
+use super::hpack::{self, BlockError, Known, RequestBlock, Scratch};
 use super::streams::Streams;
 use crate::fanout::CallFailure;
 
@@ -43,7 +43,7 @@ const NO_LENGTH: u32 = u32::MAX;
 
 /// The client's end of one connection; `T` is what the owner keeps for each call.
 #[derive(Debug)]
-pub(in crate::fanout) struct ClientConnection<T> {
+pub struct ClientConnection<T> {
     output: Vec<u8>,
     /// Bytes of `output` that the socket has taken.
     written: usize,
@@ -65,6 +65,8 @@ pub(in crate::fanout) struct ClientConnection<T> {
     /// DATA received and not yet given back to the peer's window.
     unreported: u32,
     block: Option<Block>,
+    /// Of the last header block with a body behind it, and of the last without.
+    known: [Known<Field>; 2],
     scratch: Scratch,
     idle_frames: u32,
     body_bytes_max: u32,
@@ -112,25 +114,42 @@ struct Block {
 
 /// What a response says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fanout) struct Head {
-    pub(in crate::fanout) status: u16,
-    pub(in crate::fanout) gzip: bool,
+pub struct Head {
+    /// As it came, 200 to 599.
+    pub status: u16,
+    /// The body is compressed with gzip.
+    pub gzip: bool,
 }
 
 /// What became of a call. Each ends exactly once, with `Ended` or `Failed`.
 #[derive(Debug)]
-pub(in crate::fanout) enum Event<'a, T> {
+pub enum Event<'a, T> {
     /// A part of the body; never more than allowed in all.
-    Data { tag: &'a mut T, bytes: &'a [u8] },
+    Data {
+        /// The call's.
+        tag: &'a mut T,
+        /// The part.
+        bytes: &'a [u8],
+    },
     /// The answer is whole.
-    Ended { tag: T, head: Head },
+    Ended {
+        /// The call's.
+        tag: T,
+        /// Of the answer.
+        head: Head,
+    },
     /// There is none.
-    Failed { tag: T, failure: CallFailure },
+    Failed {
+        /// The call's.
+        tag: T,
+        /// Why.
+        failure: CallFailure,
+    },
 }
 
 /// Why a connection takes no call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fanout) enum Refused {
+pub enum Refused {
     /// It will take none ever again.
     Retired,
     /// The peer wants no more at once.
@@ -142,11 +161,12 @@ pub(in crate::fanout) enum Refused {
 impl<T> ClientConnection<T> {
     /// What one call costs while it is under way: its stream with its place in the slab, and its place in the ring.
     #[cfg(test)]
-    pub(in crate::fanout) const BYTES_PER_CALL: usize = size_of::<Option<Stream<T>>>() + size_of::<u32>();
+    pub const BYTES_PER_CALL: usize = size_of::<Option<Stream<T>>>() + size_of::<u32>();
 
     /// A connection with prior knowledge: what goes out first is already in its output, and calls may be started at
     /// once (RFC 9113 §3.4). An answer has at most `body_bytes_max` bytes.
-    pub(in crate::fanout) fn new(body_bytes_max: usize) -> Self {
+    #[must_use]
+    pub fn new(body_bytes_max: usize) -> Self {
         let body_bytes_max = u32::try_from(body_bytes_max)
             .unwrap_or(u32::MAX)
             .min(frame::WINDOW_MAX - STREAM_WINDOW_SPARE);
@@ -185,6 +205,7 @@ impl<T> ClientConnection<T> {
             window_grew: false,
             unreported: 0,
             block: None,
+            known: Default::default(),
             scratch: Scratch::default(),
             idle_frames: IDLE_FRAMES_START,
             body_bytes_max,
@@ -192,7 +213,10 @@ impl<T> ClientConnection<T> {
     }
 
     /// Whether a call with a body of so many bytes can be started.
-    pub(in crate::fanout) fn has_room(&self, body_bytes: usize) -> Result<(), Refused> {
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn has_room(&self, body_bytes: usize) -> Result<(), Refused> {
         if self.retired || self.next_id > frame::STREAM_ID_MAX {
             Err(Refused::Retired)
         } else if self.streams.len() >= self.peer.streams_max as usize {
@@ -205,13 +229,11 @@ impl<T> ClientConnection<T> {
     }
 
     /// Starts a call: its frames are added to the output, as far as the peer's windows allow, and what they do not
-    /// follows by itself.
-    pub(in crate::fanout) fn start(
-        &mut self,
-        block: &RequestBlock,
-        body: &[u8],
-        tag: T,
-    ) -> Result<u32, Refused> {
+    /// follows by itself. Returns the stream's id.
+    ///
+    /// # Errors
+    /// As [`Self::has_room`].
+    pub fn start(&mut self, block: &RequestBlock, body: &[u8], tag: T) -> Result<u32, Refused> {
         self.has_room(body.len())?;
         let id = self.next_id;
         self.next_id += 2;
@@ -240,13 +262,12 @@ impl<T> ClientConnection<T> {
         Ok(id)
     }
 
-    /// Reads what has come. An error ends the connection: its reason is in the output, and what is still under way is
-    /// to be taken with [`Self::fail_all`].
-    pub(in crate::fanout) fn receive(
-        &mut self,
-        input: &[u8],
-        mut on: impl FnMut(Event<'_, T>),
-    ) -> Result<(), Violation> {
+    /// Reads what has come.
+    ///
+    /// # Errors
+    /// What ends the connection: its reason is in the output, and what is still under way is to be taken with
+    /// [`Self::fail_all`].
+    pub fn receive(&mut self, input: &[u8], mut on: impl FnMut(Event<'_, T>)) -> Result<(), Violation> {
         self.heard_up_to = self.next_id.saturating_sub(2);
         let result = self.read_frames(input, &mut on);
         match result {
@@ -261,12 +282,12 @@ impl<T> ClientConnection<T> {
     }
 
     /// What is to be written.
-    pub(in crate::fanout) fn output(&self) -> &[u8] {
+    pub fn output(&self) -> &[u8] {
         &self.output[self.written..]
     }
 
     /// The socket has taken so many bytes of it.
-    pub(in crate::fanout) fn wrote(&mut self, count: usize) {
+    pub fn wrote(&mut self, count: usize) {
         self.written += count;
         if self.written >= self.output.len() {
             self.written = 0;
@@ -283,38 +304,38 @@ impl<T> ClientConnection<T> {
     }
 
     /// Calls under way.
-    pub(in crate::fanout) fn calls(&self) -> usize {
+    pub fn calls(&self) -> usize {
         self.streams.len()
     }
 
     /// The call that was started first of those under way.
-    pub(in crate::fanout) fn oldest(&self) -> Option<(u32, &T)> {
+    pub fn oldest(&self) -> Option<(u32, &T)> {
         self.streams.oldest().map(|(id, stream)| (id, &stream.tag))
     }
 
     /// Gives a call up and tells the peer.
-    pub(in crate::fanout) fn cancel(&mut self, id: u32) -> Option<T> {
+    pub fn cancel(&mut self, id: u32) -> Option<T> {
         self.give_up(id, code::CANCEL)
     }
 
     /// Whether it takes no more calls, by our wish, the peer's, or because its ids are used up.
-    pub(in crate::fanout) fn is_retired(&self) -> bool {
+    pub fn is_retired(&self) -> bool {
         self.has_room(0) == Err(Refused::Retired)
     }
 
     /// Asks the peer for a sign of life.
-    pub(in crate::fanout) fn ping(&mut self) {
+    pub fn ping(&mut self) {
         frame::write_ping(&mut self.output, 0, b"corebid?");
     }
 
     /// Tells the peer that the connection ends in good order.
-    pub(in crate::fanout) fn say_goodbye(&mut self) {
+    pub fn say_goodbye(&mut self) {
         frame::write_go_away(&mut self.output, code::NO_ERROR);
     }
 
     /// The connection is gone: takes out all calls. `true` with those that the peer cannot have begun to answer,
     /// though it had been heard of before: it was closing as they were sent.
-    pub(in crate::fanout) fn fail_all(&mut self, mut each: impl FnMut(T, bool)) {
+    pub fn fail_all(&mut self, mut each: impl FnMut(T, bool)) {
         self.retired = true;
         let (greeted, heard_up_to) = (self.greeted, self.heard_up_to);
         self.take_above(0, |id, tag| each(tag, greeted && id > heard_up_to));
@@ -550,8 +571,10 @@ impl<T> ClientConnection<T> {
         let Some(stream) = self.streams.get_mut(id) else {
             return self.on_closed(id);
         };
-        let mut fields = Fields::default();
-        match hpack::decode(block, &mut self.scratch, |name, value| fields.add(name, value)) {
+        let (mut fields, known) = (Fields::default(), &mut self.known[usize::from(end_stream)]);
+        match hpack::decode(block, &mut self.scratch, known, Field::read, |field| {
+            fields.add(field);
+        }) {
             Ok(()) => {}
             Err(BlockError::Malformed(why)) => return Err(Violation::new(code::COMPRESSION_ERROR, why)),
             Err(BlockError::TooLarge) => {
@@ -578,12 +601,12 @@ impl<T> ClientConnection<T> {
             }
             return Ok(());
         }
-        if fields.unknown_encoding {
+        if fields.encoding == Encoding::Unknown {
             return self.refuse(id, code::CANCEL, CallFailure::BadEncoding, on);
         }
         let head = Head {
             status,
-            gzip: fields.gzip,
+            gzip: fields.encoding == Encoding::Gzip,
         };
         stream.head = Some(head);
         stream.length = match (status, fields.length) {
@@ -900,55 +923,84 @@ fn without_padding(frame: Frame<'_>) -> Result<&[u8], Violation> {
         .ok_or(Violation::protocol("padding longer than the frame"))
 }
 
+/// What one field says.
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    Status(u16),
+    Length(u64),
+    Encoding(Encoding),
+    /// Nothing that concerns us.
+    Other,
+    Wrong(&'static str),
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Encoding {
+    #[default]
+    Identity,
+    Gzip,
+    Unknown,
+}
+
+impl Field {
+    fn read(name: &[u8], value: &[u8]) -> Self {
+        if !is_value(value) {
+            return Self::Wrong("malformed field value");
+        }
+        match name {
+            b":status" => parse_status(value).map_or(Self::Wrong("status out of range"), Self::Status),
+            [b':', ..] => Self::Wrong("misplaced pseudo-header"),
+            b"content-length" => parse_length(value).map_or(Self::Wrong("malformed length"), Self::Length),
+            b"content-encoding" => Self::Encoding(Encoding::of(value)),
+            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => {
+                Self::Wrong("field of another version")
+            }
+            _ if !is_name(name) => Self::Wrong("malformed field name"),
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Encoding {
+    fn of(value: &[u8]) -> Self {
+        if value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip") {
+            Self::Gzip
+        } else if value.eq_ignore_ascii_case(b"identity") || value.is_empty() {
+            Self::Identity
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
 /// What a header block says.
 #[derive(Debug, Default)]
 struct Fields {
     status: Option<u16>,
-    length: Option<usize>,
-    gzip: bool,
-    unknown_encoding: bool,
+    length: Option<u64>,
+    encoding: Encoding,
     has_regular: bool,
+    /// What is wrong with it first of all.
     wrong: Option<&'static str>,
 }
 
 impl Fields {
-    fn add(&mut self, name: &[u8], value: &[u8]) {
-        if let Err(why) = self.try_add(name, value) {
-            self.wrong = self.wrong.or(Some(why));
-        }
-    }
-
-    fn try_add(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
-        if !is_value(value) {
-            return Err("malformed field value");
-        }
-        if name.first() == Some(&b':') {
-            if name != b":status" || self.has_regular || self.status.is_some() {
-                return Err("misplaced pseudo-header");
+    fn add(&mut self, field: Field) {
+        let wrong = match field {
+            Field::Status(status) => {
+                let misplaced = self.has_regular || self.status.replace(status).is_some();
+                misplaced.then_some("misplaced pseudo-header")
             }
-            self.status = Some(parse_status(value).ok_or("status out of range")?);
-            return Ok(());
-        }
-        self.has_regular = true;
-        match name {
-            b"content-length" => {
-                if self.length.is_some() {
-                    return Err("two lengths");
-                }
-                self.length = Some(parse_length(value).ok_or("malformed length")?);
+            Field::Length(length) => self.length.replace(length).map(|_| "two lengths"),
+            Field::Encoding(encoding) => {
+                self.encoding = encoding;
+                None
             }
-            b"content-encoding" => {
-                self.gzip = value.eq_ignore_ascii_case(b"gzip") || value.eq_ignore_ascii_case(b"x-gzip");
-                self.unknown_encoding =
-                    !self.gzip && !value.eq_ignore_ascii_case(b"identity") && !value.is_empty();
-            }
-            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade" => {
-                return Err("field of another version");
-            }
-            _ if !is_name(name) => return Err("malformed field name"),
-            _ => {}
-        }
-        Ok(())
+            Field::Other => None,
+            Field::Wrong(why) => Some(why),
+        };
+        self.has_regular |= !matches!(field, Field::Status(_));
+        self.wrong = self.wrong.or(wrong);
     }
 }
 
@@ -975,12 +1027,12 @@ fn parse_status(value: &[u8]) -> Option<u16> {
     (all && (100..=599).contains(&status)).then_some(status)
 }
 
-fn parse_length(value: &[u8]) -> Option<usize> {
+fn parse_length(value: &[u8]) -> Option<u64> {
     let fits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
     fits.then(|| {
         value
             .iter()
-            .fold(0, |sum, digit| sum * 10 + usize::from(digit & 0xf))
+            .fold(0, |sum, digit| sum * 10 + u64::from(digit & 0xf))
     })
 }
 

@@ -63,10 +63,11 @@ pub(super) mod code {
 
 /// The peer broke the protocol in a way that ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fanout) struct Violation {
+pub struct Violation {
     /// RFC 9113 §7.
-    pub(in crate::fanout) code: u32,
-    pub(in crate::fanout) why: &'static str,
+    pub code: u32,
+    /// For the log.
+    pub why: &'static str,
 }
 
 impl Violation {

@@ -1,7 +1,7 @@
 //! HPACK (RFC 7541): header blocks of responses in, one constant block per DSP out.
 //!
 //! We advertise a table of 0 bytes, so the peer's dynamic table is always empty and a block means the same whenever
-//! it is read: nothing is kept between blocks, and a block that nobody waits for need not be decoded.
+//! it is read: nothing has to be kept between blocks, and a block that nobody waits for need not be decoded.
 
 use super::huffman;
 use crate::fanout::digits::decimal;
@@ -31,43 +31,158 @@ pub(super) struct Scratch {
     value: Vec<u8>,
 }
 
-/// Decodes one header block, handing over each field's name and value in order.
-pub(super) fn decode(
+/// Decodes one header block: `read` says what a field means by its name and value, `each` is told so, field by field.
+/// What `read` says must depend on name and value alone: fields of the last block are not read again, see [`Known`].
+pub(super) fn decode<M: Copy>(
     mut input: &[u8],
     scratch: &mut Scratch,
-    mut field: impl FnMut(&[u8], &[u8]),
+    known: &mut Known<M>,
+    mut read: impl FnMut(&[u8], &[u8]) -> M,
+    mut each: impl FnMut(M),
 ) -> Result<(), BlockError> {
-    let mut list_bytes = 0;
-    let mut may_resize = true;
-    while let Some(&first) = input.first() {
-        if first & 0xe0 == 0x20 {
-            // Only at the beginning (RFC 7541 §4.2), and only to what we allow.
-            let size = integer(&mut input, 5)?;
-            if size > 0 || !may_resize {
-                return Err(Malformed("dynamic table resized"));
-            }
-            continue;
+    // Only at the beginning (RFC 7541 §4.2), and only to what we allow.
+    while input.first().is_some_and(|first| is_resize(*first)) {
+        if integer(&mut input, 5)? > 0 {
+            return Err(RESIZED);
         }
-        may_resize = false;
-        let (name, value): (&[u8], &[u8]) = if first & 0x80 != 0 {
-            let (name, value) = from_static_table(integer(&mut input, 7)?)?;
-            (name.as_bytes(), value.as_bytes())
-        } else {
-            // A literal that is to be kept (RFC 7541 §6.2.1) is none the less too large for an empty table (§4.4).
-            let index = integer(&mut input, if first & 0x40 != 0 { 6 } else { 4 })?;
-            let name = match index {
-                0 => string(&mut input, &mut scratch.name)?,
-                _ => from_static_table(index)?.0.as_bytes(),
-            };
-            (name, string(&mut input, &mut scratch.value)?)
+    }
+    let (mut list_bytes, mut place) = (0, 0);
+    while !input.is_empty() {
+        let field = match known.at(place, input) {
+            Some(field) => field,
+            None => {
+                let field = Field::read(input, scratch, &mut read)?;
+                known.keep(place, input, &field);
+                field
+            }
         };
-        list_bytes += name.len() + value.len() + FIELD_OVERHEAD_BYTES;
+        list_bytes += field.list_bytes;
         if list_bytes > LIST_BYTES_MAX {
             return Err(BlockError::TooLarge);
         }
-        field(name, value);
+        each(field.meaning);
+        input = &input[field.bytes..];
+        place += 1;
     }
     Ok(())
+}
+
+const RESIZED: BlockError = Malformed("dynamic table resized");
+
+fn is_resize(first: u8) -> bool {
+    first & 0xe0 == 0x20
+}
+
+/// One field.
+#[derive(Debug, Clone, Copy)]
+struct Field<M> {
+    meaning: M,
+    /// In the block.
+    bytes: usize,
+    /// Of its share in the header list.
+    list_bytes: usize,
+}
+
+impl<M> Field<M> {
+    /// The field that `input` begins with.
+    fn read(
+        input: &[u8],
+        scratch: &mut Scratch,
+        read: impl FnOnce(&[u8], &[u8]) -> M,
+    ) -> Result<Self, BlockError> {
+        let mut rest = input;
+        let first = input.first().copied().unwrap_or(0);
+        if is_resize(first) {
+            return Err(RESIZED);
+        }
+        let (name, value): (&[u8], &[u8]) = if first & 0x80 != 0 {
+            let (name, value) = from_static_table(integer(&mut rest, 7)?)?;
+            (name.as_bytes(), value.as_bytes())
+        } else {
+            // A literal that is to be kept (RFC 7541 §6.2.1) is none the less too large for an empty table (§4.4).
+            let index = integer(&mut rest, if first & 0x40 != 0 { 6 } else { 4 })?;
+            let name = match index {
+                0 => string(&mut rest, &mut scratch.name)?,
+                _ => from_static_table(index)?.0.as_bytes(),
+            };
+            (name, string(&mut rest, &mut scratch.value)?)
+        };
+        Ok(Self {
+            meaning: read(name, value),
+            bytes: input.len() - rest.len(),
+            list_bytes: name.len() + value.len() + FIELD_OVERHEAD_BYTES,
+        })
+    }
+}
+
+/// The fields of the last block, by their places in it.
+///
+/// Answers to one kind of question have heads of one kind: a server writes the same fields in the same order, and from one
+/// answer to the next most of them are the same to the byte: all of a no-bid's within a second. The table being empty, the same
+/// bytes mean the same field, so a field that stands where it stood in the last block is not read again.
+#[derive(Debug)]
+pub(super) struct Known<M> {
+    fields: Vec<KnownField<M>>,
+}
+
+/// One cache line.
+#[derive(Debug)]
+struct KnownField<M> {
+    bytes: [u8; KNOWN_BYTES_MAX],
+    /// 0 if it was too long.
+    length: u8,
+    list_bytes: u8,
+    meaning: M,
+}
+
+/// Fields of a block that are kept; so the memory of a connection's two kinds of heads is 2 kB.
+const KNOWN_FIELDS_MAX: usize = 16;
+
+/// Of a field that is kept. A date has 25 bytes; longer ones, cookies and policies, are of no use to us and rare.
+const KNOWN_BYTES_MAX: usize = 32;
+
+impl<M> Default for Known<M> {
+    fn default() -> Self {
+        Self { fields: Vec::new() }
+    }
+}
+
+impl<M: Copy> Known<M> {
+    /// The field at this place, if it is the one that `input` begins with.
+    fn at(&self, place: usize, input: &[u8]) -> Option<Field<M>> {
+        let known = self.fields.get(place)?;
+        let bytes = usize::from(known.length);
+        // No field is the beginning of another one, so what begins with its bytes is this field.
+        (bytes > 0 && input.starts_with(&known.bytes[..bytes])).then_some(Field {
+            meaning: known.meaning,
+            bytes,
+            list_bytes: known.list_bytes.into(),
+        })
+    }
+
+    /// Keeps the field at this place, which `input` begins with. All places before it have been kept.
+    fn keep(&mut self, place: usize, input: &[u8], field: &Field<M>) {
+        if place >= KNOWN_FIELDS_MAX {
+            return;
+        }
+        let mut known = KnownField {
+            bytes: [0; KNOWN_BYTES_MAX],
+            length: 0,
+            list_bytes: u8::try_from(field.list_bytes).unwrap_or(0),
+            meaning: field.meaning,
+        };
+        // Were it not to fit in `list_bytes`, it would be far too long for `bytes`.
+        if known.list_bytes > 0
+            && let Some(bytes) = known.bytes.get_mut(..field.bytes)
+        {
+            bytes.copy_from_slice(&input[..field.bytes]);
+            known.length = u8::try_from(field.bytes).unwrap_or(0);
+        }
+        match self.fields.get_mut(place) {
+            Some(place) => *place = known,
+            None => self.fields.push(known),
+        }
+    }
 }
 
 fn from_static_table(index: usize) -> Result<(&'static str, &'static str), BlockError> {
@@ -121,10 +236,12 @@ fn string<'text, 'block: 'text>(
 /// The header block of every request to one DSP, up to the length of its body. Uses nothing that a connection would
 /// have to remember, so it is valid on every connection at any time.
 #[derive(Debug)]
-pub(in crate::fanout) struct RequestBlock(Vec<u8>);
+pub struct RequestBlock(Vec<u8>);
 
 impl RequestBlock {
-    pub(in crate::fanout) fn new(dsp: &DspOptions) -> Self {
+    /// The block for `dsp`.
+    #[must_use]
+    pub fn new(dsp: &DspOptions) -> Self {
         let mut block = vec![0x80 | METHOD_POST, 0x80 | SCHEME_HTTP];
         let agent = concat!("corebid/", env!("CARGO_PKG_VERSION"));
         literal(&mut block, PATH, dsp.target.path.as_bytes());
@@ -223,9 +340,16 @@ mod tests {
 
     fn fields(block: &[u8]) -> Result<Vec<String>, BlockError> {
         let mut fields = Vec::new();
-        decode(block, &mut Scratch::default(), |name, value| {
+        let read = |name: &[u8], value: &[u8]| {
             fields.push(format!("{}={}", name.escape_ascii(), value.escape_ascii()));
-        })?;
+        };
+        decode(
+            block,
+            &mut Scratch::default(),
+            &mut Known::default(),
+            read,
+            |()| (),
+        )?;
         Ok(fields)
     }
 

@@ -11,5 +11,6 @@ mod hpack;
 mod huffman;
 mod streams;
 
-pub(super) use connection::{ClientConnection, Event, Head, Refused};
-pub(super) use hpack::RequestBlock;
+pub use connection::{ClientConnection, Event, Head, Refused};
+pub use frame::Violation;
+pub use hpack::RequestBlock;

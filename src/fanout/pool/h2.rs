@@ -78,14 +78,35 @@ impl Pool {
         ticket: Ticket,
         now: Instant,
     ) -> Result<(), CallFailure> {
-        let token = match self.with_room(dsp, side, outgoing.body.len()) {
-            Some(token) => token,
-            None => self.converse(dsp, side, now)?,
-        };
+        let start = |token| self.start_on(token, &side.block, outgoing, ticket);
+        let mut used_up = None;
+        let started = side.takes_calls.borrow().iter().any(|token| {
+            let started = start(*token);
+            if started == Err(Refused::Retired) {
+                used_up = Some(*token);
+            }
+            started.is_ok()
+        });
+        // Its stream ids are used up: nothing has come that would have said so.
+        if let Some(token) = used_up {
+            side.strike_off(dsp, token);
+        }
+        if !started {
+            start(self.converse(dsp, side, now)?).map_err(|_| CallFailure::Throttled)?;
+        }
+        Ok(())
+    }
+
+    fn start_on(
+        &self,
+        token: Token,
+        block: &RequestBlock,
+        outgoing: Outgoing<'_>,
+        ticket: Ticket,
+    ) -> Result<(), Refused> {
         let mut connections = self.connections.borrow_mut();
-        let connection = connections.alive(token).ok_or(CallFailure::Throttled)?;
-        let Wire::Http2(conversation) = &mut connection.wire else {
-            return Err(CallFailure::Throttled);
+        let Some(Wire::Http2(conversation)) = connections.alive(token).map(|c| &mut c.wire) else {
+            return Err(Refused::Full);
         };
         let call = Call {
             ticket,
@@ -93,34 +114,9 @@ impl Pool {
             is_retry: outgoing.fresh,
             body: Vec::new(),
         };
-        conversation
-            .http
-            .start(&side.block, outgoing.body, call)
-            .map_err(|_| CallFailure::Throttled)?;
+        conversation.http.start(block, outgoing.body, call)?;
         self.wants_flush(token, conversation);
         Ok(())
-    }
-
-    /// A connection that takes a call with so large a body.
-    fn with_room(&self, dsp: &Dsp, side: &DspSide, body_bytes: usize) -> Option<Token> {
-        let mut connections = self.connections.borrow_mut();
-        let mut used_up = None;
-        let found = side.takes_calls.borrow().iter().copied().find(|token| {
-            let Some(Wire::Http2(conversation)) = connections.alive(*token).map(|c| &mut c.wire) else {
-                return false;
-            };
-            let room = conversation.http.has_room(body_bytes);
-            if room == Err(Refused::Retired) {
-                used_up = Some(*token);
-            }
-            room.is_ok()
-        });
-        drop(connections);
-        // Its stream ids are used up: nothing has come that would have said so.
-        if let Some(token) = used_up {
-            side.strike_off(dsp, token);
-        }
-        found
     }
 
     /// Opens a connection; calls can be started on it at once.

@@ -9,12 +9,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auction;
 use crate::dsps::Dsp;
-use crate::openrtb::{Answer, Bid, BidRequest, BidResponse, CURRENCY, Micros, SoldSeat, replace};
+use crate::openrtb::{Answer, BidRequest, BidResponse, CURRENCY, Micros, SoldSeat};
 
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -33,14 +32,15 @@ pub(crate) struct Limits {
     pub(crate) tmax_margin: Duration,
 }
 
-/// A bid on an imp of the request. Its bytes are slices of the DSP's answer.
+/// A bid on an imp of the request.
 #[derive(Debug)]
 struct Offer {
     dsp: usize,
     imp: usize,
     price: Micros,
-    seat: Bytes,
-    bid: Bytes,
+    answer: Bytes,
+    /// Of its seat in the answer, and of the bid in that.
+    places: (usize, usize),
 }
 
 /// As corebid's `max_request_bytes`.
@@ -135,17 +135,16 @@ fn read_offers(
     if response.id != request.id || response.cur.is_some_and(|cur| cur != CURRENCY) {
         return Ok(());
     }
-    for seat in response.seatbid {
-        for raw in seat.bid {
-            let bid: Bid<'_> = serde_json::from_str(raw.get())?;
+    for (seat, seat_bid) in response.seatbid.iter().enumerate() {
+        for (place, bid) in seat_bid.bid.iter().enumerate() {
             let imp = request.imp.iter().position(|imp| imp.id == bid.impid);
             if let (Some(imp), Some(price)) = (imp, Micros::parse(bid.price.get())) {
                 offers.push(Offer {
                     dsp,
                     imp,
                     price,
-                    seat: answer.slice_ref(seat.seat.get().as_bytes()),
-                    bid: answer.slice_ref(raw.get().as_bytes()),
+                    answer: answer.clone(),
+                    places: (seat, place),
                 });
             }
         }
@@ -158,7 +157,7 @@ fn sell_each_imp(request: &BidRequest<'_>, offers: &[Offer]) -> Option<Vec<u8>> 
         let offers: Vec<&Offer> = offers.iter().filter(|offer| offer.imp == index).collect();
         let bids: Vec<_> = offers.iter().map(|offer| (offer.dsp, offer.price)).collect();
         let (winner, clearing) = auction::sell(imp.floor(), &bids)?;
-        sold_seat(offers[winner], clearing).ok()
+        SoldSeat::new(&offers[winner].answer, offers[winner].places, clearing)
     });
     let answer = Answer {
         id: &request.id,
@@ -169,16 +168,6 @@ fn sell_each_imp(request: &BidRequest<'_>, offers: &[Offer]) -> Option<Vec<u8>> 
         return None;
     }
     serde_json::to_vec(&answer).ok()
-}
-
-/// The winner's bid as it came, but for its price.
-fn sold_seat(offer: &Offer, clearing: Micros) -> Result<SoldSeat<'_>, serde_json::Error> {
-    let bid: Bid<'_> = serde_json::from_slice(&offer.bid)?;
-    let priced = replace(&offer.bid, bid.price.get(), &clearing.to_string());
-    Ok(SoldSeat {
-        seat: serde_json::from_slice(&offer.seat)?,
-        bid: [serde_json::from_slice::<Box<RawValue>>(&priced)?],
-    })
 }
 
 fn json(body: Vec<u8>) -> Response<Full<Bytes>> {

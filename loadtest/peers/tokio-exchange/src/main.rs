@@ -13,9 +13,11 @@ use std::convert::Infallible;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
+use core_affinity::CoreId;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,7 +27,7 @@ use crate::dsps::{Dsp, Protocol};
 use crate::exchange::{Exchange, Limits};
 
 /// An exchange on tokio, hyper and serde_json, for comparison with corebid. Defaults are those of
-/// profiles/reference.toml. To pin it to a core, start it with taskset.
+/// profiles/reference.toml.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 struct Args {
@@ -33,11 +35,11 @@ struct Args {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Worker threads of the runtime
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    threads: u16,
+    /// Cores to pin worker threads of the runtime to, one each, separated by commas [default: one that is not pinned]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Vec<usize>,
 
-    /// How to talk to DSPs: HTTP/1.1 with keep-alive, or HTTP/2 with prior knowledge
+    /// How to talk to DSPs
     #[arg(long, value_enum, default_value = "h1")]
     dsp_protocol: Protocol,
 
@@ -60,8 +62,15 @@ struct Args {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
+    let (cores, next) = (args.cores.clone(), AtomicUsize::new(0));
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(args.threads.into())
+        .worker_threads(cores.len().max(1))
+        // There are no threads but the workers: nothing here blocks.
+        .on_thread_start(move || {
+            if let Some(&id) = cores.get(next.fetch_add(1, Ordering::Relaxed)) {
+                core_affinity::set_for_current(CoreId { id });
+            }
+        })
         .enable_all()
         .build()?
         // Spawned, so that connections are accepted by a worker: the main thread sleeps.

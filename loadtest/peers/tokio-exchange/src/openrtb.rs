@@ -57,10 +57,22 @@ pub(crate) struct BidResponse<'a> {
 #[derive(Debug, Deserialize)]
 pub(crate) struct SeatBid<'a> {
     #[serde(borrow)]
-    pub(crate) seat: &'a RawValue,
-    /// Raw, because the winner's goes to the SSP as it is.
+    pub(crate) bid: Vec<Bid<'a>>,
+}
+
+/// A bid response read once more, for the winner's sake: what goes to the SSP goes as it is.
+#[derive(Debug, Deserialize)]
+struct Raw<'a> {
     #[serde(borrow)]
-    pub(crate) bid: Vec<&'a RawValue>,
+    seatbid: Vec<RawSeatBid<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSeatBid<'a> {
+    #[serde(borrow)]
+    seat: &'a RawValue,
+    #[serde(borrow)]
+    bid: Vec<&'a RawValue>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,8 +93,23 @@ pub(crate) struct Answer<'a> {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct SoldSeat<'a> {
-    pub(crate) seat: &'a RawValue,
-    pub(crate) bid: [Box<RawValue>; 1],
+    seat: &'a RawValue,
+    bid: [Box<RawValue>; 1],
+}
+
+impl<'a> SoldSeat<'a> {
+    /// A bid by its places in a bid response, as it came but for its price; `None` if it is not there.
+    pub(crate) fn new(answer: &'a [u8], (seat, bid): (usize, usize), clearing: Micros) -> Option<Self> {
+        let response: Raw<'a> = serde_json::from_slice(answer).ok()?;
+        let sold = response.seatbid.get(seat)?;
+        let raw = sold.bid.get(bid)?.get();
+        let bid: Bid<'_> = serde_json::from_str(raw).ok()?;
+        let priced = replace(raw.as_bytes(), bid.price.get(), &clearing.to_string());
+        Some(Self {
+            seat: sold.seat,
+            bid: [serde_json::from_slice(&priced).ok()?],
+        })
+    }
 }
 
 impl<'a> BidRequest<'a> {
@@ -178,7 +205,7 @@ impl<'de> Deserialize<'de> for Micros {
 }
 
 /// `whole` with `part`, which must be a slice of it, replaced.
-pub(crate) fn replace(whole: &[u8], part: &str, by: &str) -> Vec<u8> {
+fn replace(whole: &[u8], part: &str, by: &str) -> Vec<u8> {
     let start = part.as_ptr().addr() - whole.as_ptr().addr();
     let end = start + part.len();
     [&whole[..start], by.as_bytes(), &whole[end..]].concat()

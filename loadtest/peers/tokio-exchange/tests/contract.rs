@@ -77,7 +77,7 @@ fn bid_request(floor: &str) -> String {
 }
 
 #[test]
-fn sells_at_the_second_price_over_either_protocol() {
+fn sells_at_the_second_price_over_every_protocol() {
     let profile = Profile {
         scale_latency: 0.0,
         ..Profile::default()
@@ -90,7 +90,7 @@ fn sells_at_the_second_price_over_either_protocol() {
         panic!("seed 1 has two bids for this request");
     };
     let dsps = dsps(&profile);
-    for protocol in ["h1", "h2"] {
+    for protocol in ["h1", "h2", "h2-hyper"] {
         let peer = Peer::start(&dsps, protocol);
         let (status, body) = peer.post(&bid_request("0.05"));
         assert_eq!(status, "HTTP/1.1 200 OK", "{protocol}: {body}");
