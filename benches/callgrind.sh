@@ -70,7 +70,7 @@ for head in least usual; do
 ;h2: 22 calls out|codec::Http2::send\
 ;h2: 22 answers in|codec::Http2::receive\
 ;  header blocks|ClientConnection<T>::on_block\
-;    Huffman|huffman::decode\
+;    strings, not yet known|hpack::string\
 ;h1: head out|codec::Http1::send\
 ;h1: answer in, by length|codec::receive_by_length\
 ;h1: answer in, chunked|codec::receive_chunked\

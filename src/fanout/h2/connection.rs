@@ -811,16 +811,15 @@ impl<T> ClientConnection<T> {
     }
 
     fn end(&mut self, id: u32, head: Head, on: &mut impl FnMut(Event<'_, T>)) -> Result<(), Violation> {
-        let short = |stream: &mut Stream<T>| {
-            // A 304 to nothing we asked, and HEAD, have lengths without bodies; a POST's answer has what it declares.
-            stream.length != NO_LENGTH && stream.body_bytes < stream.length
+        let Some(stream) = self.streams.get_mut(id) else {
+            return Ok(());
         };
-        if self.streams.get_mut(id).is_some_and(short) {
+        // A 304 to nothing we asked, and HEAD, have lengths without bodies; a POST's answer has what it declares.
+        if stream.length != NO_LENGTH && stream.body_bytes < stream.length {
             return self.malformed(id, "body shorter than declared", on);
         }
-        let is_sending = self.streams.get_mut(id).is_some_and(|stream| stream.is_sending);
         // It answered before it had read the request: what is left of that has no use.
-        let tag = if is_sending {
+        let tag = if stream.is_sending {
             self.give_up(id, code::CANCEL)
         } else {
             self.forget(id)

@@ -446,6 +446,93 @@ mod tests {
         assert_eq!(fields(&vec![0x88; many + 1]), Err(BlockError::TooLarge), "a bomb");
     }
 
+    /// What a reader that has read other blocks before makes of one.
+    fn fields_after(known: &mut Known<&'static str>, block: &[u8]) -> Result<Vec<String>, BlockError> {
+        let mut fields = Vec::new();
+        // Leaked, because what is kept is copied.
+        let read = |name: &[u8], value: &[u8]| -> &'static str {
+            format!("{}={}", name.escape_ascii(), value.escape_ascii()).leak()
+        };
+        decode(block, &mut Scratch::default(), known, read, |field| {
+            fields.push(field.to_owned());
+        })?;
+        Ok(fields)
+    }
+
+    #[test]
+    fn only_what_has_changed_is_read_again() {
+        let block = |length: &str, long: usize| {
+            let mut block = vec![0x88];
+            literal(&mut block, CONTENT_TYPE, b"application/json");
+            literal(&mut block, CONTENT_LENGTH, length.as_bytes());
+            literal(&mut block, USER_AGENT, &vec![b'x'; long]);
+            block
+        };
+        let (mut known, mut scratch) = (Known::default(), Scratch::default());
+        let mut read = |block: &[u8]| {
+            let (mut read, mut all) = (Vec::new(), 0);
+            let reads = |name: &[u8], _: &[u8]| read.push(String::from_utf8(name.to_vec()).unwrap());
+            decode(block, &mut scratch, &mut known, reads, |()| all += 1).unwrap();
+            assert_eq!(all, 4);
+            read.join(" ")
+        };
+        let fits = KNOWN_BYTES_MAX - 3;
+        let all = ":status content-type content-length user-agent";
+        assert_eq!(read(&block("600", fits)), all);
+        assert_eq!(read(&block("600", fits)), "");
+        assert_eq!(read(&block("601", fits)), "content-length");
+        assert_eq!(
+            read(&block("60", fits)),
+            "content-length",
+            "the beginning of another"
+        );
+        assert_eq!(read(&block("60", fits + 1)), "user-agent");
+        assert_eq!(read(&block("60", fits + 1)), "user-agent", "too long to be kept");
+        let many = vec![0x88; KNOWN_FIELDS_MAX + 4];
+        let mut read = 0;
+        for _ in 0..2 {
+            decode(&many, &mut scratch, &mut known, |_, _| read += 1, |()| ()).unwrap();
+        }
+        assert_eq!(
+            read,
+            many.len() - 1 + 4,
+            "the first was known, then all that are kept"
+        );
+    }
+
+    proptest::proptest! {
+        /// Whatever came before, a block means what it means by itself. Blocks are made of a few pieces, whole fields and
+        /// broken ones, so that they often begin alike.
+        #[test]
+        fn what_is_kept_changes_nothing(
+            blocks in proptest::collection::vec(proptest::collection::vec(0..PIECES.len(), 0..8), 1..8)
+        ) {
+            let mut known = Known::default();
+            for pieces in blocks {
+                let block: Vec<u8> = pieces.iter().flat_map(|piece| PIECES[*piece]).copied().collect();
+                proptest::prop_assert_eq!(fields_after(&mut known, &block), fields(&block));
+            }
+        }
+    }
+
+    const PIECES: &[&[u8]] = &[
+        b"\x88",
+        b"\x89",
+        b"\x20",
+        b"\x21",
+        b"\xbe",
+        b"\x0f\x0d\x03600",
+        b"\x0f\x0d\x03601",
+        b"\x0f\x0d\x0260",
+        b"\x0f\x0d\x82\x70\x00",
+        b"\x0f\x0d\x82\x70\x0e",
+        b"\x00\x01a\x01b",
+        b"\x00\x01a",
+        b"\x40\x01a\x01b",
+        b"\x10\x01a\x00",
+        b"\x00\x01n\x21ccccccccccccccccccccccccccccccccc",
+    ];
+
     #[test]
     fn our_own_block_says_what_the_request_is() {
         let dsp = DspOptions {
