@@ -43,7 +43,7 @@ const DSPS: usize = exchange::DSPS;
 
 /// Never reached: a client that cannot keep up shall show by its rate and its latency. With the timeout of an exchange, the
 /// calls it has given up would keep it from the next ones.
-const DSP_TIMEOUT: Duration = Duration::from_secs(60);
+const DSP_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// A shard's own, see `shard::spawn`.
 const IO_MEMORY_BYTES: usize = 64 << 10;

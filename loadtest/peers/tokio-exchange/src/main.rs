@@ -2,7 +2,8 @@
 //! serde_json, with the same contract as far as `corebid-loadtest run` checks it. `loadtest/compare.sh` runs both.
 //!
 //! It does what corebid does and is made with care: nothing is copied that need not be, connections are kept, one
-//! timer per bid request. It leaves out what costs little and is not checked: metrics, deals, currencies, reload.
+//! timer per bid request; what else was tried, with figures, is in README.md. It leaves out what costs little and is not
+//! checked: metrics, deals, currencies, reload.
 
 mod auction;
 mod dsps;
