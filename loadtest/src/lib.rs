@@ -6,4 +6,5 @@ pub mod generate;
 pub mod net;
 pub mod oracle;
 pub mod report;
+pub mod scenario;
 pub mod simulated;

@@ -15,15 +15,16 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Send bid requests to an exchange and check what comes back
+    // What each does is said where its arguments are.
     Run(Box<generate::Args>),
-    /// Be the DSPs
-    Dsps(dsps::command::Args),
+    Hold(Box<generate::hold::Args>),
+    Dsps(Box<dsps::command::Args>),
 }
 
 fn main() -> ExitCode {
     ExitCode::from(match CommandLine::parse().command {
         Command::Run(args) => generate::run(&args),
+        Command::Hold(args) => generate::hold::run(&args),
         Command::Dsps(args) => dsps::command::run(&args),
     })
 }

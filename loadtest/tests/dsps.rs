@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use corebid_loadtest::dsps::{Counts, Dsps, Fault, Options};
 use corebid_loadtest::net::h1::{self, Progress};
-use corebid_loadtest::simulated::Profile;
+use corebid_loadtest::simulated::{Phase, Phases, Profile};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -58,6 +58,18 @@ fn post(body: &str) -> String {
         "POST /bid HTTP/1.1\r\nhost: dsp\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Requests, answers with bids, answers without, and faults.
+fn counts(dsps: &Dsps, dsp: u16) -> (u64, u64, u64, u64) {
+    let Counts {
+        requests,
+        bids,
+        no_bids,
+        faults,
+        ..
+    } = dsps.counts(dsp);
+    (requests, bids, no_bids, faults)
 }
 
 /// The prices in an answer, or what came instead.
@@ -172,15 +184,7 @@ fn http1_keep_alive_serves_what_the_profile_says() -> Outcome {
                 );
             }
         }
-        assert_eq!(
-            dsps.counts(dsp),
-            Counts {
-                requests: 4,
-                bids: 4,
-                no_bids: 0,
-                faults: 0
-            }
-        );
+        assert_eq!(counts(&dsps, dsp), (4, 4, 0, 0));
     }
     let other = start(Profile {
         seed: 99,
@@ -214,15 +218,7 @@ fn no_bid_is_204_and_some_imps_may_go_without() -> Outcome {
         no_bids += u64::from(wanted == "204");
         assert_eq!(client.next(), wanted);
     }
-    assert_eq!(
-        dsps.counts(0),
-        Counts {
-            requests: 200,
-            bids: 200 - no_bids,
-            no_bids,
-            faults: 0
-        }
-    );
+    assert_eq!(counts(&dsps, 0), (200, 200 - no_bids, no_bids, 0));
     assert!(
         no_bids > 20,
         "{no_bids} of 200 without a bid on any of three imps"
@@ -780,5 +776,127 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) -> Outcome {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
+}
+
+/// Three phases: in the second DSP 1 has this fault.
+fn in_the_second_phase(fault: Fault, threads: usize) -> Outcome<Dsps> {
+    let phase = |faults: &[(u16, Fault)]| Phase {
+        name: "x".to_owned(),
+        duration: Duration::from_secs(1),
+        rate_factor: 1.0,
+        faults: faults.to_vec(),
+    };
+    Ok(Dsps::start(Options {
+        profile: eager(),
+        phases: Phases::marked(Duration::ZERO, vec![phase(&[]), phase(&[(0, fault)]), phase(&[])]),
+        threads,
+        ..Options::default()
+    })?)
+}
+
+#[test]
+fn the_phase_that_an_id_names_says_what_is_wrong() -> Outcome {
+    let dsps = in_the_second_phase(Fault::Status(500), 1)?;
+    let mut client = Client::connect(dsps.ports()[0])?;
+    let mut sound = Client::connect(dsps.ports()[1])?;
+    for (id, answer) in [
+        ("a", "200 a "),
+        ("a-p00", "200 a-p00 "),
+        ("a-p01", "200 a-p01 "),
+        ("a-p02", "500"),
+        ("b-p01", "200 b-p01 "),
+        ("b-p02", "500"),
+        ("a-p03", "200 a-p03 "),
+        ("a-p99", "200 a-p99 "),
+    ] {
+        let got = client.ask(id)?;
+        assert!(got.starts_with(answer), "{id}: {got}");
+        assert!(
+            sound.ask(id)?.starts_with("200 "),
+            "{id}: the fault is not DSP 2's"
+        );
+    }
+    // A fault that a DSP was given goes before what the scenario says.
+    dsps.set_fault(0, Fault::Status(503));
+    assert_eq!(client.ask("a-p02")?, "503");
+    Ok(())
+}
+
+#[test]
+fn a_slow_dsp_takes_so_many_times_its_latency() -> Outcome {
+    let slow = Options {
+        profile: Profile {
+            median_ms: 20.0,
+            sigma: 0.0,
+            ..Profile::default()
+        },
+        faults: vec![(0, Fault::Slow(10))],
+        ..Options::default()
+    };
+    let dsps = Dsps::start(slow)?;
+    let start = Instant::now();
+    Client::connect(dsps.ports()[0])?.ask("a")?;
+    assert!(
+        start.elapsed() >= Duration::from_millis(199),
+        "{:?}",
+        start.elapsed()
+    );
+    Ok(())
+}
+
+/// The DSP that refuses gets no request that could tell it; with two threads it shares not even a loop with the others.
+#[test]
+fn a_phase_of_refusal_begins_and_ends_with_requests_to_others() -> Outcome {
+    for threads in [1, 2] {
+        let dsps = in_the_second_phase(Fault::Refuse, threads)?;
+        let [refusing, other] = [dsps.ports()[0], dsps.ports()[1]];
+        let refuses = || TcpStream::connect(("127.0.0.1", refusing)).is_err();
+        let mut other = Client::connect(other)?;
+        let mut held = Client::connect(refusing)?;
+        assert!(held.ask("a-p01")?.starts_with("200 "));
+        other.ask("b-p02")?;
+        wait_until("connections are refused", refuses)?;
+        assert_eq!(held.next(), "reset");
+        // A straggler of the phase before changes nothing.
+        other.ask("c-p01")?;
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(refuses());
+        other.ask("d-p03")?;
+        wait_until("connections are taken", || !refuses())?;
+        // The same run once more, with the same simulator.
+        std::thread::sleep(Duration::from_millis(1_100));
+        other.ask("e-p01")?;
+        other.ask("f-p02")?;
+        wait_until("connections are refused again", refuses)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_waits_for_its_answer_is_counted() -> Outcome {
+    let late = Options {
+        profile: Profile {
+            latency_floor_ms: 300.0,
+            ..eager()
+        },
+        ..Options::default()
+    };
+    let dsps = Dsps::start(late)?;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = Client::connect(dsps.ports()[0])?;
+        client.send(&post(&bid_request("a", &["1"])))?;
+        clients.push(client);
+    }
+    // One that does not wait for its answer leaves all the same.
+    clients.pop();
+    wait_until("they wait", || dsps.counts(0).waiting == 5)?;
+    for client in &mut clients {
+        assert!(client.next().starts_with("200 "));
+    }
+    wait_until("none waits", || dsps.counts(0).waiting == 0)?;
+    assert_eq!(dsps.counts(0).waiting_peak, 5);
+    assert_eq!((dsps.counts(1).waiting_peak, dsps.total().waiting_peak), (0, 5));
     Ok(())
 }

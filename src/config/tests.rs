@@ -170,11 +170,15 @@ fn values() {
     );
     bad(
         "[auction]\ndeadline_ms = 0",
-        &["c.toml:2:15: auction.deadline_ms: must be 1 to 60000, is 0"],
+        &["c.toml:2:15: auction.deadline_ms: must be 1 to 600000, is 0"],
+    );
+    bad(
+        "[auction]\ndeadline_ms = 600001",
+        &["c.toml:2:15: auction.deadline_ms: must be 1 to 600000, is 600001"],
     );
     bad(
         "[auction]\ndeadline_ms = -5",
-        &["c.toml:2:15: auction.deadline_ms: must be 1 to 60000, is -5"],
+        &["c.toml:2:15: auction.deadline_ms: must be 1 to 600000, is -5"],
     );
     bad(
         "[auction]\ncurrency = \"usd\"",
@@ -249,7 +253,7 @@ fn dsps() {
     );
     bad_dsp(
         "timeout_ms = 0",
-        &["c.toml:4:14: dsp[0].timeout_ms: must be 1 to 60000, is 0"],
+        &["c.toml:4:14: dsp[0].timeout_ms: must be 1 to 600000, is 0"],
     );
     bad_dsp(
         "max_connections = 0",
@@ -322,7 +326,7 @@ fn everything_at_once_in_the_order_of_the_file() {
             "c.toml:2:10: server.listen: expected a string, found an integer",
             "c.toml:3:1: server.workers: unknown key",
             "c.toml:6:12: auction.currency: must be three upper-case letters, such as \"USD\"",
-            "c.toml:7:15: auction.deadline_ms: must be 1 to 60000, is 0",
+            "c.toml:7:15: auction.deadline_ms: must be 1 to 600000, is 0",
             "c.toml:9:1: dsp[0].name: is missing",
             "c.toml:11:8: dsp[0].gzip: expected true or false, found an integer",
             "COREBID_LOG__LEVEL: log.level: must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\", is \"loud\"",
@@ -349,7 +353,7 @@ fn environment_errors_name_the_variable() {
     bad_env(
         "COREBID_DSP__DSP1__TIMEOUT_MS",
         "0",
-        &["COREBID_DSP__DSP1__TIMEOUT_MS: dsp[0].timeout_ms: must be 1 to 60000, is 0"],
+        &["COREBID_DSP__DSP1__TIMEOUT_MS: dsp[0].timeout_ms: must be 1 to 600000, is 0"],
     );
     bad_env(
         "COREBID_DSP__1__TIMEOUT_MS",

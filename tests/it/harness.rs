@@ -189,7 +189,12 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn start(setup: &Setup) -> Self {
-        let config = TempFile::new("toml", &setup.toml());
+        Self::serve(&setup.toml())
+    }
+
+    /// With this configuration, which must log in JSON.
+    pub(crate) fn serve(toml: &str) -> Self {
+        let config = TempFile::new("toml", toml);
         let mut child = corebid(&["serve", "--config", config.0.to_str().unwrap()])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -23,4 +23,5 @@ mod h2c;
 mod harness;
 mod http;
 mod lifecycle;
+mod scenarios;
 mod scripted;

@@ -11,15 +11,13 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Assignment, Dsps, GRID_DEFAULT, Options};
-use crate::simulated::Profile;
+use crate::scenario::{DspArgs, Scenario};
 
-/// Command line of `dsps`.
+/// Serves simulated DSPs on ports of their own until it is interrupted: HTTP/1.1 and HTTP/2 on each.
+///
+/// Exits with 0 when it was stopped, 1 when it cannot serve, 2 on bad usage.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Number of DSPs
-    #[arg(long, value_name = "N", default_value_t = 23, value_parser = clap::value_parser!(u16).range(1..))]
-    count: u16,
-
     /// Port of DSP 1; the others follow. 0 takes free ports
     #[arg(long, value_name = "PORT", default_value_t = 9001)]
     base_port: u16,
@@ -27,26 +25,6 @@ pub struct Args {
     /// Address to listen on
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
-
-    /// Seed of every latency and bid: equal seeds give equal answers
-    #[arg(long, value_name = "N", default_value_t = Profile::default().seed)]
-    seed: u64,
-
-    /// Median latency of each DSP, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = Profile::default().median_ms)]
-    median_ms: f64,
-
-    /// Sigma of the lognormal latency
-    #[arg(long, value_name = "SIGMA", default_value_t = Profile::default().sigma)]
-    sigma: f64,
-
-    /// Share of imps that a DSP bids on, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = Profile::default().bid_share)]
-    bid_share: f64,
-
-    /// Multiplies every latency; 0 answers at once
-    #[arg(long, value_name = "X", default_value_t = Profile::default().scale_latency)]
-    scale_latency: f64,
 
     /// Answers leave on a grid this wide, rounded to nearest, in microseconds. Wider is cheaper,
     /// because answers of one grid point and connection share a write
@@ -62,7 +40,7 @@ pub struct Args {
 
     /// What is wrong with some DSPs, as KIND@N, KIND@N-M or KIND@all, counted from 1, separated by commas.
     /// Kinds: reset, reset-stream, close, stall, garbage, garbage-json, drip, huge, statusNNN, wrong-id,
-    /// late:MS, refuse, redirect, gzip-bomb, empty, goaway [default: nothing is]
+    /// late:MS, slow:TIMES, refuse, redirect, gzip-bomb, empty, goaway [default: nothing is]
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     fault: Vec<Assignment>,
 
@@ -83,6 +61,14 @@ pub struct Args {
     /// Cores to pin the loops to, separated by commas [default: not pinned]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cores: Vec<usize>,
+
+    /// TOML file that `run` or `hold` is given too: section [dsps] with the keys below (snake_case), and the
+    /// faults of every [[phase]]. What the command line says wins
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+
+    #[command(flatten)]
+    dsps: DspArgs,
 }
 
 /// `FILE@N`, with the DSP as an index from 0.
@@ -121,7 +107,7 @@ pub fn run(args: &Args) -> u8 {
         Ok(signals) => signals,
         Err(error) => return complain(1, &error.to_string()),
     };
-    let (host, count) = (options.host, options.profile.count);
+    let (host, count, seed) = (options.host, options.profile.count, options.profile.seed);
     let dsps = match Dsps::start(options) {
         Ok(dsps) => dsps,
         Err(error) => return complain(1, &error.to_string()),
@@ -138,44 +124,35 @@ pub fn run(args: &Args) -> u8 {
             .join(","),
     };
     say(&format!(
-        "{count} DSPs on {host}:{ports}, seed {}, HTTP/1.1 and HTTP/2. Ctrl-C stops them.",
-        args.seed
+        "{count} DSPs on {host}:{ports}, seed {seed}, HTTP/1.1 and HTTP/2. Ctrl-C stops them."
     ));
     signals.forever().next();
     let total = dsps.total();
     dsps.stop();
     say(&format!(
-        "{} requests: {} answered with bids, {} without, {} faults",
-        total.requests, total.bids, total.no_bids, total.faults
+        "{} requests: {} answered with bids, {} without, {} faults; at most {} waited at once",
+        total.requests, total.bids, total.no_bids, total.faults, total.waiting_peak
     ));
     0
 }
 
 impl Args {
     fn options(&self) -> Result<Options, String> {
-        let not_negative = |name: &str, value: f64| {
-            let valid = value.is_finite() && value >= 0.0;
-            if valid {
-                Ok(value)
-            } else {
-                Err(format!("--{name} must be a number that is not negative"))
-            }
-        };
-        let profile = Profile {
-            seed: self.seed,
-            count: self.count,
-            median_ms: not_negative("median-ms", self.median_ms)?,
-            sigma: not_negative("sigma", self.sigma)?,
-            bid_share: not_negative("bid-share", self.bid_share)?,
-            scale_latency: not_negative("scale-latency", self.scale_latency)?,
-        };
+        let file = Scenario::read(self.scenario.as_deref())?;
+        let described = Options::of(&Scenario {
+            dsps: self.dsps.over(&file.dsps),
+            ..file
+        })?;
         let mut faults = Vec::new();
         for assignment in &self.fault {
-            faults.extend(assignment.dsps(self.count)?.map(|dsp| (dsp, assignment.fault)));
+            faults.extend(
+                assignment
+                    .dsps(described.profile.count)?
+                    .map(|dsp| (dsp, assignment.fault)),
+            );
         }
         let read = |files: &[FileOf]| files.iter().map(FileOf::read).collect::<Result<Vec<_>, _>>();
         Ok(Options {
-            profile,
             host: self.host,
             base_port: self.base_port,
             threads: self.threads,
@@ -185,6 +162,7 @@ impl Args {
             faults,
             bodies: read(&self.body_file)?,
             raw: read(&self.raw_file)?,
+            ..described
         })
     }
 }

@@ -3,15 +3,16 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::answer::{GZIP_BOMB, HUGE_BYTES, Message, PackedIds, Template};
-use super::fault::Fault;
 use super::scan::Ids;
 use super::{Shared, SharedDsp};
 use crate::net::timers::Timers;
+use crate::simulated::{Fault, phase_of};
 
 /// A request that waits for the moment of its answer.
 #[derive(Debug)]
@@ -72,6 +73,8 @@ pub(super) struct Desk {
     /// Calls due in this turn that never saw a timer, because their latency is zero.
     pub(super) at_once: Vec<Call>,
     shared: Arc<Shared>,
+    /// The run's phase as this loop last saw it, and since when.
+    phase: (usize, Instant),
     templates: Vec<Template>,
     ids: Ids,
     packing: Vec<u8>,
@@ -80,6 +83,9 @@ pub(super) struct Desk {
 }
 
 pub(super) const DRIP_INTERVAL: Duration = Duration::from_secs(1);
+/// A request of an earlier phase, this long after the phase has changed, is of a new run: exchanges do not keep
+/// one so long.
+const STRAGGLERS: Duration = Duration::from_secs(1);
 /// Of a request, plain or inflated: four times what the exchange accepts, and so far more than it ever sends.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
 
@@ -93,6 +99,7 @@ impl Desk {
             timers: Timers::new(now, grid),
             at_once: Vec::new(),
             shared,
+            phase: (0, now),
             templates,
             ids: Ids::default(),
             packing: Vec::new(),
@@ -105,8 +112,40 @@ impl Desk {
         &self.shared.dsps[usize::from(dsp)]
     }
 
+    /// Whether nothing is to listen on the DSP's port now.
+    pub(super) fn refuses(&self, dsp: u16) -> bool {
+        self.fault(dsp, self.phase.0) == Fault::Refuse
+    }
+
+    /// Takes note of a phase that this loop or another has seen begin; true if it is a new one.
+    pub(super) fn follow_phase(&mut self, now: Instant) -> bool {
+        let phase = self.shared.phase.load(Ordering::Relaxed);
+        let is_new = phase != self.phase.0;
+        if is_new {
+            self.phase = (phase, now);
+        }
+        is_new
+    }
+
+    /// Requests come in the order of their phases but for a few around each change.
+    fn see_phase(&self, phase: usize, now: Instant) {
+        let (current, since) = self.phase;
+        let is_new_run = phase < current && now.saturating_duration_since(since) > STRAGGLERS;
+        if phase > current || is_new_run {
+            self.shared.phase.store(phase, Ordering::Relaxed);
+        }
+    }
+
+    /// What is wrong with a DSP in a phase: the fault it was given, or else the phase's.
+    fn fault(&self, dsp: u16, phase: usize) -> Fault {
+        match self.dsp(dsp).fault.get() {
+            Fault::None => self.shared.phases.fault(phase, dsp),
+            fault => fault,
+        }
+    }
+
     pub(super) fn stopping(&self) -> bool {
-        self.shared.stop.load(std::sync::atomic::Ordering::Acquire)
+        self.shared.stop.load(Ordering::Acquire)
     }
 
     /// Takes a request and sets the time of its answer. False when it is no bid request: the answer is then
@@ -123,10 +162,12 @@ impl Desk {
             self.dsp(dsp).faults.increment();
             return false;
         };
-        let mut latency = self.shared.profile.latency(dsp, ids.request());
-        if let Fault::Late(ms) = self.dsp(dsp).fault.get() {
-            latency += Duration::from_millis(ms.into());
-        }
+        let phase = phase_of(ids.request());
+        self.see_phase(phase, read_at);
+        let latency = self
+            .fault(dsp, phase)
+            .latency(self.shared.profile.latency(dsp, ids.request()));
+        self.dsp(dsp).begin_waiting();
         let call = Call {
             connection,
             stream,
@@ -143,9 +184,9 @@ impl Desk {
 
     /// Decides what becomes of a call, now that its time has come.
     pub(super) fn reply(&mut self, call: &Call) -> Reply<'_> {
+        let fault = self.fault(call.dsp, phase_of(call.ids.request()));
         let dsp = &self.shared.dsps[usize::from(call.dsp)];
         let template = &self.templates[usize::from(call.dsp)];
-        let fault = dsp.fault.get();
         if fault != Fault::None {
             dsp.faults.increment();
         }
@@ -157,7 +198,7 @@ impl Desk {
         let any_bid = template.write_body(&self.shared.profile, &call.ids, id_prefix, &mut self.body);
         let message = if any_bid { Message::OK } else { Message::NO_BID };
         match fault {
-            Fault::None | Fault::Late(_) | Fault::WrongId => {
+            Fault::None | Fault::Late(_) | Fault::Slow(_) | Fault::WrongId => {
                 if any_bid {
                     dsp.bids.increment();
                 } else {

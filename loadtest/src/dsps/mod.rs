@@ -7,23 +7,24 @@ mod answer;
 pub mod command;
 mod connection;
 mod desk;
-mod fault;
 mod scan;
 mod serve;
+mod switch;
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use self::fault::FaultSwitch;
-pub use self::fault::{Assignment, Fault};
 use self::serve::{Listener, Server};
+use self::switch::FaultSwitch;
 use crate::net::poller::Waker;
 use crate::net::thread::pin_to_core;
-use crate::simulated::Profile;
+use crate::scenario::{PhaseFile, Scenario};
+pub use crate::simulated::{Assignment, Fault};
+use crate::simulated::{Phases, Profile};
 
 /// What to serve. DSPs are indexes from 0 throughout the library; the command line counts them from 1.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct Options {
     pub gather: Duration,
     /// DSPs that start with a fault.
     pub faults: Vec<(u16, Fault)>,
+    /// What is wrong with DSPs that have no fault, by the phase that a request's id names.
+    pub phases: Phases,
     /// DSPs that always answer 200 with this body; `@@REQUEST_ID@@` and `@@IMP_ID@@` in it become the
     /// request's ids.
     pub bodies: Vec<(u16, Vec<u8>)>,
@@ -74,12 +77,19 @@ pub struct Counts {
     pub no_bids: u64,
     /// Requests that met a fault, or were not bid requests.
     pub faults: u64,
+    /// Requests that wait for the moment of their answer.
+    pub waiting: u64,
+    /// The most there were at once. Added up over DSPs, it is the most there can have been.
+    pub waiting_peak: u64,
 }
 
 /// What the loops and their owner both see.
 #[derive(Debug)]
 struct Shared {
     profile: Profile,
+    phases: Phases,
+    /// The phase that the run is in, as the latest requests say.
+    phase: AtomicUsize,
     dsps: Vec<SharedDsp>,
     stop: AtomicBool,
 }
@@ -91,6 +101,8 @@ struct SharedDsp {
     bids: Counter,
     no_bids: Counter,
     faults: Counter,
+    waiting: Counter,
+    waiting_peak: Counter,
 }
 
 /// Counted by one thread, read by others, so an increment needs no read-modify-write.
@@ -112,6 +124,7 @@ impl Default for Options {
             grid: GRID_DEFAULT,
             gather: Duration::ZERO,
             faults: Vec::new(),
+            phases: Phases::default(),
             bodies: Vec::new(),
             raw: Vec::new(),
         }
@@ -182,6 +195,8 @@ impl Dsps {
                 bids: a.bids + b.bids,
                 no_bids: a.no_bids + b.no_bids,
                 faults: a.faults + b.faults,
+                waiting: a.waiting + b.waiting,
+                waiting_peak: a.waiting_peak + b.waiting_peak,
             })
     }
 
@@ -241,6 +256,21 @@ impl Drop for Dsps {
 }
 
 impl Options {
+    /// The DSPs of a scenario, otherwise as by default.
+    ///
+    /// # Errors
+    /// A sentence for whoever wrote it.
+    pub fn of(scenario: &Scenario) -> Result<Self, String> {
+        let profile = scenario.dsps.check()?;
+        // How long the phases are is the generator's business: its requests say which phase they are of.
+        let phases = PhaseFile::check_all(&scenario.phase, Duration::ZERO, None, profile.count)?;
+        Ok(Self {
+            profile,
+            phases: phases.unwrap_or_default(),
+            ..Self::default()
+        })
+    }
+
     fn check(&self) -> io::Result<()> {
         let count = self.profile.count;
         let invalid = |why: String| Err(io::Error::new(ErrorKind::InvalidInput, why));
@@ -284,8 +314,12 @@ impl Options {
         let dsps = (0..self.profile.count)
             .map(|dsp| SharedDsp::new(fault(dsp)))
             .collect();
+        let in_phases = self.phases.list().iter().flat_map(|phase| &phase.faults);
+        in_phases.for_each(|(_, fault)| prepare(*fault));
         Shared {
             profile: self.profile.clone(),
+            phases: self.phases.clone(),
+            phase: AtomicUsize::new(0),
             dsps,
             stop: AtomicBool::new(false),
         }
@@ -319,7 +353,23 @@ impl SharedDsp {
             bids: Counter::default(),
             no_bids: Counter::default(),
             faults: Counter::default(),
+            waiting: Counter::default(),
+            waiting_peak: Counter::default(),
         }
+    }
+
+    /// A request begins to wait for the moment of its answer.
+    fn begin_waiting(&self) {
+        let waiting = self.waiting.get() + 1;
+        self.waiting.set(waiting);
+        if waiting > self.waiting_peak.get() {
+            self.waiting_peak.set(waiting);
+        }
+    }
+
+    /// That moment has come.
+    fn end_waiting(&self) {
+        self.waiting.set(self.waiting.get() - 1);
     }
 
     fn counts(&self) -> Counts {
@@ -328,13 +378,19 @@ impl SharedDsp {
             bids: self.bids.get(),
             no_bids: self.no_bids.get(),
             faults: self.faults.get(),
+            waiting: self.waiting.get(),
+            waiting_peak: self.waiting_peak.get(),
         }
     }
 }
 
 impl Counter {
     fn increment(&self) {
-        self.0.store(self.get() + 1, Ordering::Relaxed);
+        self.set(self.get() + 1);
+    }
+
+    fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {

@@ -12,7 +12,6 @@ use socket2::{Domain, Socket, Type};
 use super::answer::Template;
 use super::connection::{Connection, Fate, READ_BYTES_MAX, accept};
 use super::desk::{Call, ConnectionId, DRIP_INTERVAL, Desk, Drip, Due, REQUEST_BYTES_MAX, Reply};
-use super::fault::Fault;
 use super::{Options, Shared};
 use crate::net::poller::{Interest, Poller, Ready, Waker};
 use crate::net::thread::wake_punctually;
@@ -46,6 +45,8 @@ const LISTENER: u32 = 1 << 31;
 const EVENTS_MAX: usize = 256;
 /// The exchange opens all its connections at once.
 const BACKLOG: i32 = 4096;
+/// A loop whose DSPs refuse hears nothing, so it looks this often whether another has seen a phase begin.
+const REFUSAL_LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Out of file descriptors there is nothing to do but wait for connections to close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(1);
 
@@ -114,9 +115,15 @@ impl Server {
     fn turn(&mut self) -> io::Result<()> {
         let next_due = self.desk.timers.next_due();
         self.let_requests_gather(next_due);
-        let timeout = next_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let until_due = next_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let refuses = self.listeners.iter().any(|listener| listener.socket.is_none());
+        let until_look = refuses.then_some(REFUSAL_LOOK_INTERVAL);
+        let timeout = until_due.into_iter().chain(until_look).min();
         for index in 0..self.poller.wait(timeout)? {
             self.on_event(self.poller.ready(index));
+        }
+        if self.desk.follow_phase(Instant::now()) {
+            self.apply_refusals();
         }
         self.answer_due();
         self.flush_dirty();
@@ -172,6 +179,7 @@ impl Server {
     }
 
     fn answer(&mut self, call: &Call) {
+        self.desk.dsp(call.dsp).end_waiting();
         let Some(connection) = find(&mut self.connections, call.connection) else {
             return;
         };
@@ -265,11 +273,11 @@ impl Server {
         }
     }
 
-    /// Makes each listener what the DSP's fault says.
+    /// Makes each listener what the DSP's fault or the phase says.
     fn apply_refusals(&mut self) {
         for index in 0..self.listeners.len() {
             let listener = &mut self.listeners[index];
-            let refuses = self.desk.dsp(listener.dsp).fault.get() == Fault::Refuse;
+            let refuses = self.desk.refuses(listener.dsp);
             if refuses && listener.socket.take().is_some() {
                 let dsp = listener.dsp;
                 self.connections

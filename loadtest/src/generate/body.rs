@@ -3,22 +3,41 @@
 //! fields patched. Knows nothing of HTTP or of time.
 
 use super::random::{Random, scale};
-use crate::simulated::Profile;
+use crate::scenario::BidRequests;
+use crate::simulated::{MARK_BYTES, Profile, mark};
 use std::io::Write as _;
+use std::ops::Deref;
 
-/// Length of a request's id: `<seed, 16 hex digits>-<number, 10 digits>`. Fixed, so `Content-Length` is too.
-pub(crate) const ID_BYTES: usize = 27;
+/// A request's id: `<seed, 16 hex digits>-<number, 10 digits>`, and the mark of its phase if its run has any.
+/// Of one length within a run, so `Content-Length` is, too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestId {
+    bytes: [u8; ID_BYTES + MARK_BYTES],
+    len: usize,
+}
+
+const ID_BYTES: usize = 27;
+
+impl Deref for RequestId {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
 
 /// Makes the request of any sequence number, and says again later what was asked in it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Bodies {
     templates: Vec<Template>,
     profile: Profile,
+    /// The number of each phase's first request; empty in a run whose ids do not say their phase.
+    phase_starts: Vec<u64>,
     imp_ids: Vec<String>,
     floors_micros: Vec<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Template {
     bytes: Vec<u8>,
     slots: Vec<(usize, Slot)>,
@@ -34,31 +53,39 @@ enum Slot {
 }
 
 impl Bodies {
-    /// Bodies of at least `body_bytes`: exactly that, unless the imps alone take more.
-    pub(crate) fn new(profile: &Profile, imps: usize, body_bytes: usize, tmax_ms: u64) -> Bodies {
+    /// Bodies of at least `body_bytes`: exactly that, unless the imps alone take more. `phase_starts` is empty
+    /// unless ids are to say their phase.
+    pub(crate) fn new(profile: &Profile, requests: BidRequests, phase_starts: Vec<u64>) -> Bodies {
         let kinds = [(SITE, BANNER), (APP, BANNER), (SITE, VIDEO), (APP, VIDEO)];
+        let id_bytes = id_bytes(&phase_starts);
         Bodies {
             templates: kinds
                 .into_iter()
-                .map(|(place, imp)| Template::render(place, imp, imps, body_bytes, tmax_ms))
+                .map(|(place, imp)| Template::render(place, imp, requests, id_bytes))
                 .collect(),
             profile: profile.clone(),
-            imp_ids: (1..=imps).map(|n| n.to_string()).collect(),
+            phase_starts,
+            imp_ids: (1..=requests.imps).map(|n| n.to_string()).collect(),
             floors_micros: Vec::new(),
         }
     }
 
     /// The id of request `number`.
-    pub(crate) fn id(&self, number: u64) -> [u8; ID_BYTES] {
-        let mut id = [0; ID_BYTES];
+    pub(crate) fn id(&self, number: u64) -> RequestId {
+        let mut bytes = [0; ID_BYTES + MARK_BYTES];
         // Ten digits are 10^10 requests: 3 years at 100/s, 27 hours at 100,000/s.
         let _ = write!(
-            &mut id[..],
+            &mut bytes[..],
             "{:016x}-{:010}",
             self.profile.seed,
             number % 10_000_000_000
         );
-        id
+        let phase = self.phase_starts.partition_point(|&first| first <= number);
+        bytes[ID_BYTES..].copy_from_slice(&mark(phase));
+        RequestId {
+            bytes,
+            len: id_bytes(&self.phase_starts),
+        }
     }
 
     /// The length of request `number`'s body.
@@ -86,7 +113,7 @@ impl Bodies {
         let body = &mut out[start..];
         for &(at, slot) in &template.slots {
             // A field never grows: `write!` into a slice stops at its end, and widths are fixed.
-            let mut field = &mut body[at..at + slot.width()];
+            let mut field = &mut body[at..at + slot.width(id.len)];
             let _ = match slot {
                 Slot::Id => field.write_all(&id),
                 Slot::User => write!(field, "{user:016x}"),
@@ -152,6 +179,11 @@ fn floor_micros(profile: &Profile, draw: u64, id: &[u8], imp_id: &[u8]) -> u64 {
     }
 }
 
+/// The length of every id of a run.
+fn id_bytes(phase_starts: &[u64]) -> usize {
+    ID_BYTES + if phase_starts.is_empty() { 0 } else { MARK_BYTES }
+}
+
 impl Slot {
     fn of_token(token: &str, floors_so_far: usize) -> Option<Slot> {
         match token {
@@ -163,9 +195,9 @@ impl Slot {
         }
     }
 
-    fn width(self) -> usize {
+    fn width(self, id_bytes: usize) -> usize {
         match self {
-            Slot::Id => ID_BYTES,
+            Slot::Id => id_bytes,
             Slot::User => 16,
             Slot::Ifa => 36,
             // Right-aligned `12.000000`: a space before a number is JSON, a zero is not.
@@ -175,20 +207,22 @@ impl Slot {
 }
 
 impl Template {
-    fn render(place: &str, imp: &str, imps: usize, body_bytes: usize, tmax_ms: u64) -> Template {
-        let imps: Vec<String> = (1..=imps).map(|n| imp.replace("<imp>", &n.to_string())).collect();
+    fn render(place: &str, imp: &str, requests: BidRequests, id_bytes: usize) -> Template {
+        let imps: Vec<String> = (1..=requests.imps)
+            .map(|n| imp.replace("<imp>", &n.to_string()))
+            .collect();
         let text = REQUEST
             .replace("<imps>", &imps.join(","))
             .replace("<place>", place)
-            .replace("<tmax>", &tmax_ms.to_string());
-        let bare = Template::cut(&text.replace("<keywords>", ""));
-        let missing = body_bytes.saturating_sub(bare.bytes.len());
+            .replace("<tmax>", &requests.tmax_ms.to_string());
+        let bare = Template::cut(&text.replace("<keywords>", ""), id_bytes);
+        let missing = requests.body_bytes.saturating_sub(bare.bytes.len());
         let keywords: String = KEYWORDS.chars().cycle().take(missing).collect();
-        Template::cut(&text.replace("<keywords>", &keywords))
+        Template::cut(&text.replace("<keywords>", &keywords), id_bytes)
     }
 
     /// Replaces each token of the text by a field of its width and remembers where.
-    fn cut(text: &str) -> Template {
+    fn cut(text: &str, id_bytes: usize) -> Template {
         let mut template = Template {
             bytes: Vec::with_capacity(text.len()),
             slots: Vec::new(),
@@ -203,7 +237,9 @@ impl Template {
             if let Some(slot) = Slot::of_token(token, floors) {
                 floors += usize::from(matches!(slot, Slot::Floor(_)));
                 template.slots.push((template.bytes.len(), slot));
-                template.bytes.resize(template.bytes.len() + slot.width(), b' ');
+                template
+                    .bytes
+                    .resize(template.bytes.len() + slot.width(id_bytes), b' ');
             }
             rest = after;
         }
@@ -249,6 +285,15 @@ mod tests {
     use serde_json::Value;
     use std::collections::HashSet;
 
+    fn bodies(profile: &Profile, imps: usize, body_bytes: usize, phase_starts: &[u64]) -> Bodies {
+        let requests = BidRequests {
+            body_bytes,
+            imps,
+            tmax_ms: 100,
+        };
+        Bodies::new(profile, requests, phase_starts.to_vec())
+    }
+
     fn parsed(bodies: &mut Bodies, number: u64) -> Value {
         let mut bytes = Vec::new();
         bodies.append(number, &mut bytes);
@@ -258,7 +303,7 @@ mod tests {
 
     #[test]
     fn every_body_is_a_bid_request_of_the_size_asked_for() {
-        let mut bodies = Bodies::new(&Profile::default(), 1, 1300, 100);
+        let mut bodies = bodies(&Profile::default(), 1, 1300, &[]);
         let mut media = HashSet::new();
         for number in 0..2_000 {
             let mut bytes = b"in front".to_vec();
@@ -266,7 +311,7 @@ mod tests {
             assert_eq!(bytes.len(), 8 + 1300);
             assert!(bytes[8..].starts_with(br#"{"id":"0000000000000001-"#));
             let request: Value = serde_json::from_slice(&bytes[8..]).unwrap();
-            assert_eq!(request["id"].as_str().unwrap().as_bytes(), bodies.id(number));
+            assert_eq!(request["id"].as_str().unwrap().as_bytes(), &*bodies.id(number));
             assert_eq!(request["tmax"], 100);
             assert_eq!(request["device"]["ifa"].as_str().unwrap().len(), 36);
             let member = |name: &str| request.get(name).is_some();
@@ -282,8 +327,24 @@ mod tests {
     }
 
     #[test]
+    fn ids_say_their_phase_where_there_are_phases() {
+        let mut bodies = bodies(&Profile::default(), 1, 1300, &[10, 10, 25]);
+        for (number, id) in [
+            (0, "0000000000000001-0000000000-p00"),
+            (9, "0000000000000001-0000000009-p00"),
+            (10, "0000000000000001-0000000010-p02"),
+            (25, "0000000000000001-0000000025-p03"),
+            (1_000, "0000000000000001-0000001000-p03"),
+        ] {
+            let request = parsed(&mut bodies, number);
+            assert_eq!(request["id"], id);
+            assert_eq!(bodies.len(number), 1300);
+        }
+    }
+
+    #[test]
     fn ids_and_users_never_repeat() {
-        let mut bodies = Bodies::new(&Profile::default(), 1, 0, 100);
+        let mut bodies = bodies(&Profile::default(), 1, 0, &[]);
         let (mut ids, mut users) = (HashSet::new(), HashSet::new());
         for number in 0..5_000 {
             let request = parsed(&mut bodies, number);
@@ -294,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_floors_written_are_the_floors_told_to_the_oracle() {
-        let mut bodies = Bodies::new(&Profile::default(), 3, 4000, 100);
+        let mut bodies = bodies(&Profile::default(), 3, 4000, &[]);
         for number in 0..500 {
             let request = parsed(&mut bodies, number);
             let floors = bodies.floors_micros(number);
@@ -309,7 +370,7 @@ mod tests {
     #[test]
     fn some_floors_reject_some_bids_some_all_and_some_are_the_highest_bid() {
         let profile = Profile::default();
-        let mut bodies = Bodies::new(&profile, 1, 0, 100);
+        let mut bodies = bodies(&profile, 1, 0, &[]);
         let (mut rejecting_some, mut rejecting_all, mut at_the_top) = (0, 0, 0);
         for number in 0..2_000 {
             let id = bodies.id(number);

@@ -6,35 +6,73 @@
 use super::body::Bodies;
 use super::client::{Failure, Observer, Place};
 use super::clock::nanos;
-use super::options::Options;
+use super::options::Load;
 use super::window::Window;
 use crate::oracle::{Answer, Asked, Oracle, Verdict};
 use crate::report::{Latencies, Tally};
+use crate::simulated::Phases;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The books of one run.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    /// The measured window, in nanoseconds from the start. A request belongs to it by its intended time.
-    window_start_ns: u64,
-    window_end_ns: u64,
+    phases: Phases,
+    /// The warm-up's, and one for each name of a phase.
+    books: Vec<Book>,
+    /// The book of each phase, the warm-up being 0. A request belongs to a phase by its intended time.
+    book_of: Vec<usize>,
+    end_ns: u64,
     timeout_ns: u64,
     in_flight: Window<Request>,
     unchecked: VecDeque<Answered>,
     spare: Vec<Vec<u8>>,
     oracle: Oracle,
     bodies: Bodies,
-    pub(crate) measured: Tally,
-    pub(crate) warmup: Tally,
-    pub(crate) latency: Latencies,
-    pub(crate) excess: Latencies,
     pub(crate) service_time: Latencies,
     pub(crate) send_lateness: Latencies,
     pub(crate) connection_wait: Latencies,
-    /// Sent, and answered with 200 or 204, while the clock was inside the measured window.
-    pub(crate) sent_in_window: u64,
-    pub(crate) answered_in_window: u64,
+    pub(crate) flight: Flight,
     pub(crate) examples: Vec<String>,
+}
+
+/// What becomes of the requests of one part of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    pub(crate) name: String,
+    pub(crate) tally: Tally,
+    pub(crate) latency: Latencies,
+    pub(crate) excess: Latencies,
+    /// Sent, and answered with 200 or 204, while the clock was in this part.
+    pub(crate) sent: u64,
+    pub(crate) answered: u64,
+}
+
+/// What has been sent and not been answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flight {
+    /// Handed to the kernel, and neither answered nor given up.
+    pub(crate) now: u64,
+    /// The most there were at once.
+    pub(crate) peak: u64,
+    /// When the last was sent.
+    pub(crate) last_sent_ns: u64,
+    /// When the first and the last of them were answered, or given up.
+    pub(crate) landed_ns: Option<(u64, u64)>,
+}
+
+impl Flight {
+    fn take_off(&mut self, now_ns: u64) {
+        self.now += 1;
+        self.peak = self.peak.max(self.now);
+        self.last_sent_ns = now_ns;
+    }
+
+    fn land(&mut self, now_ns: u64) {
+        self.now -= 1;
+        let first_ns = self.landed_ns.map_or(now_ns, |(first_ns, _)| first_ns);
+        self.landed_ns = Some((first_ns, now_ns));
+    }
 }
 
 #[derive(Debug)]
@@ -62,32 +100,76 @@ const EXAMPLES_MAX: usize = 5;
 const EXAMPLE_BYTES_MAX: usize = 160;
 
 impl Ledger {
-    pub(crate) fn new(options: &Options, bodies: Bodies) -> Ledger {
+    pub(crate) fn new(load: &Load, bodies: Bodies) -> Ledger {
+        let phases = load.phases.clone();
+        let mut books = vec![Book::default()];
+        let mut book_of = vec![0];
+        for phase in phases.list() {
+            let known = (1..books.len()).find(|&book| books[book].name == phase.name);
+            book_of.push(known.unwrap_or(books.len()));
+            if known.is_none() {
+                books.push(Book {
+                    name: phase.name.clone(),
+                    ..Book::default()
+                });
+            }
+        }
         Ledger {
-            window_start_ns: nanos(options.warmup),
-            window_end_ns: nanos(options.warmup + options.duration),
-            timeout_ns: nanos(options.timeout),
+            oracle: Oracle::new(
+                load.profile.clone(),
+                phases.clone(),
+                load.rules,
+                load.limits,
+                load.bid_requests.imps,
+            ),
+            end_ns: nanos(phases.end()),
+            phases,
+            books,
+            book_of,
+            timeout_ns: nanos(load.timeout),
             in_flight: Window::default(),
             unchecked: VecDeque::new(),
             spare: Vec::new(),
-            oracle: Oracle::new(
-                options.profile.clone(),
-                options.rules,
-                options.limits,
-                options.imps,
-            ),
             bodies,
-            measured: Tally::default(),
-            warmup: Tally::default(),
-            latency: Latencies::default(),
-            excess: Latencies::default(),
             service_time: Latencies::default(),
             send_lateness: Latencies::default(),
             connection_wait: Latencies::default(),
-            sent_in_window: 0,
-            answered_in_window: 0,
+            flight: Flight::default(),
             examples: Vec::new(),
         }
+    }
+
+    /// The warm-up.
+    pub(crate) fn warmup(&self) -> &Book {
+        &self.books[0]
+    }
+
+    /// One for each name of a phase, in the order in which they began.
+    pub(crate) fn books(&self) -> &[Book] {
+        &self.books[1..]
+    }
+
+    /// Which of [`Ledger::books`] each phase is in.
+    pub(crate) fn book_of_each_phase(&self) -> impl Iterator<Item = usize> {
+        self.book_of[1..].iter().map(|book| book - 1)
+    }
+
+    /// All of them together.
+    pub(crate) fn measured(&self) -> Book {
+        let mut sum = Book::default();
+        for book in self.books() {
+            sum.tally.add(&book.tally);
+            sum.latency.add(&book.latency);
+            sum.excess.add(&book.excess);
+            sum.sent += book.sent;
+            sum.answered += book.answered;
+        }
+        sum
+    }
+
+    /// Answered with 200 or 204 so far, by the clock, in all phases.
+    pub(crate) fn answered(&self) -> u64 {
+        self.books().iter().map(|book| book.answered).sum()
     }
 
     /// Notes a request that is about to be submitted. Requests come in the order of their numbers, from 0 on.
@@ -101,7 +183,7 @@ impl Ledger {
         };
         let noted = self.in_flight.push(request);
         debug_assert_eq!(noted, number, "the schedule numbers arrivals without gaps");
-        self.tally(intended_ns).requests += 1;
+        self.book(intended_ns).tally.requests += 1;
     }
 
     /// Gives up the oldest request if it has waited too long. `Some(Some(place))`: the client has to forget
@@ -112,11 +194,14 @@ impl Ledger {
             return None;
         }
         let request = self.in_flight.take(number)?;
-        self.tally(request.intended_ns).errors.timeout += 1;
+        if request.place.is_some() {
+            self.flight.land(now_ns);
+        }
+        self.book(request.intended_ns).tally.errors.timeout += 1;
         if self.is_measured(request.intended_ns) {
             // Left out, the slowest requests of all would make the percentiles better.
             let id = self.bodies.id(number);
-            self.record_latency(&id, now_ns - request.intended_ns);
+            self.record_latency(&id, request.intended_ns, now_ns - request.intended_ns);
             self.service_time.record_ns(now_ns - request.sent_ns);
         }
         Some(request.place)
@@ -144,7 +229,8 @@ impl Ledger {
             return;
         };
         *self
-            .tally(answer.intended_ns)
+            .book(answer.intended_ns)
+            .tally
             .statuses
             .entry(answer.status)
             .or_default() += 1;
@@ -165,42 +251,44 @@ impl Ledger {
         let id = self.bodies.id(answer.number);
         let asked = Asked {
             id: &id,
+            since_start: Duration::from_nanos(answer.intended_ns),
             floors_micros: self.bodies.floors_micros(answer.number),
         };
         let verdict = self.oracle.judge(asked, judged);
-        self.tally(answer.intended_ns).verification.count(&verdict);
+        let book = self.book(answer.intended_ns);
+        book.tally.verification.count(&verdict);
         if !matches!(verdict, Verdict::Exact | Verdict::WithinGrey) && self.examples.len() < EXAMPLES_MAX {
             self.examples.push(describe(&id, &verdict, answer));
         }
         if self.is_measured(answer.intended_ns) {
-            self.record_latency(&id, answer.answered_ns - answer.intended_ns);
+            self.record_latency(&id, answer.intended_ns, answer.answered_ns - answer.intended_ns);
             self.service_time.record_ns(answer.answered_ns - answer.sent_ns);
         }
     }
 
-    fn record_latency(&mut self, id: &[u8], latency_ns: u64) {
-        let earliest_ns = nanos(self.oracle.earliest(id));
-        self.latency.record_ns(latency_ns);
-        self.excess.record_ns(latency_ns.saturating_sub(earliest_ns));
+    fn record_latency(&mut self, id: &[u8], intended_ns: u64, latency_ns: u64) {
+        let earliest_ns = nanos(self.oracle.earliest(id, Duration::from_nanos(intended_ns)));
+        let book = self.book(intended_ns);
+        book.latency.record_ns(latency_ns);
+        book.excess.record_ns(latency_ns.saturating_sub(earliest_ns));
         // The simulator rounds to the nearest point of its timer grid, so half a grid of it is not
         // suspicious.
-        self.measured.early += u64::from(latency_ns + EARLY_SLACK_NS < earliest_ns);
+        book.tally.early += u64::from(latency_ns + EARLY_SLACK_NS < earliest_ns);
     }
 
-    fn tally(&mut self, intended_ns: u64) -> &mut Tally {
-        if self.is_measured(intended_ns) {
-            &mut self.measured
-        } else {
-            &mut self.warmup
-        }
+    /// The book of this moment.
+    fn book(&mut self, at_ns: u64) -> &mut Book {
+        let phase = self.phases.at(Duration::from_nanos(at_ns));
+        &mut self.books[self.book_of[phase]]
     }
 
     fn is_measured(&self, intended_ns: u64) -> bool {
-        intended_ns >= self.window_start_ns
+        self.phases.at(Duration::from_nanos(intended_ns)) > 0
     }
 
-    fn is_in_window(&self, now_ns: u64) -> bool {
-        (self.window_start_ns..self.window_end_ns).contains(&now_ns)
+    /// The book of this moment, while the run lasts.
+    fn book_by_the_clock(&mut self, now_ns: u64) -> Option<&mut Book> {
+        (now_ns < self.end_ns).then(|| self.book(now_ns))
     }
 }
 
@@ -226,7 +314,7 @@ impl Observer for Ledger {
         };
         request.queued = true;
         let intended_ns = request.intended_ns;
-        self.tally(intended_ns).queued += 1;
+        self.book(intended_ns).tally.queued += 1;
     }
 
     fn is_wanted(&mut self, number: u64) -> bool {
@@ -234,10 +322,15 @@ impl Observer for Ledger {
     }
 
     fn sent(&mut self, number: u64, now_ns: u64, place: Place) {
-        self.sent_in_window += u64::from(self.is_in_window(now_ns));
+        if let Some(book) = self.book_by_the_clock(now_ns) {
+            book.sent += 1;
+        }
         let Some(request) = self.in_flight.get_mut(number) else {
             return;
         };
+        if request.place.is_none() {
+            self.flight.take_off(now_ns);
+        }
         (request.sent_ns, request.place) = (now_ns, Some(place));
         let &mut Request {
             intended_ns,
@@ -258,7 +351,10 @@ impl Observer for Ledger {
         let Some(request) = self.in_flight.take(number) else {
             return;
         };
-        self.answered_in_window += u64::from(self.is_in_window(now_ns) && matches!(status, 200 | 204));
+        self.flight.land(now_ns);
+        if let (200 | 204, Some(book)) = (status, self.book_by_the_clock(now_ns)) {
+            book.answered += 1;
+        }
         let mut copy = self.spare.pop().unwrap_or_default();
         copy.clear();
         copy.extend_from_slice(body);
@@ -276,7 +372,8 @@ impl Observer for Ledger {
         let Some(request) = self.in_flight.take(number) else {
             return;
         };
-        let errors = &mut self.tally(request.intended_ns).errors;
+        self.flight.now -= u64::from(request.place.is_some());
+        let errors = &mut self.book(request.intended_ns).tally.errors;
         *match failure {
             Failure::Connect => &mut errors.connect,
             Failure::Reset => &mut errors.reset,
@@ -285,6 +382,8 @@ impl Observer for Ledger {
     }
 
     fn unasked(&mut self) {
-        self.measured.errors.unasked += 1;
+        if let Some(book) = self.books.last_mut() {
+            book.tally.errors.unasked += 1;
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! One line a second while a run lasts, on a terminal only. Writes to stderr, so that a report can be
 //! redirected.
 
-use super::ledger::Ledger;
 use std::io::{IsTerminal as _, Write as _};
 
 /// The line, or its absence.
@@ -24,27 +23,18 @@ impl Progress {
         self.next_ns
     }
 
-    pub(crate) fn show(&mut self, now_ns: u64, ledger: &Ledger) {
+    /// Writes the line if it is time.
+    pub(crate) fn show(&mut self, now_ns: u64, line: impl FnOnce() -> String) {
         if self.next_ns.is_none_or(|next_ns| now_ns < next_ns) {
             return;
         }
         self.next_ns = Some((now_ns / SECOND_NS + 1) * SECOND_NS);
-        let (measured, warmup) = (&ledger.measured, &ledger.warmup);
-        let phase = if measured.requests == 0 {
-            "warming up"
-        } else {
-            "measuring"
-        };
-        let sent = measured.requests + warmup.requests;
-        let wrong = measured.verification.wrong() + warmup.verification.wrong();
-        let errors = measured.errors.total() + warmup.errors.total();
-        let p99_ms = ledger.latency.percentiles().p99_ms;
         // Nobody is to lose a run to a terminal that went away.
         let _ = write!(
             std::io::stderr(),
-            "\r\x1b[K{:>4} s {phase}: {sent} sent, {} in flight, p99 {p99_ms:.1} ms, {wrong} wrong, {errors} errors",
+            "\r\x1b[K{:>4} s {}",
             now_ns / SECOND_NS,
-            ledger.in_flight(),
+            line()
         );
     }
 

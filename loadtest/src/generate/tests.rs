@@ -4,6 +4,8 @@ use super::*;
 use crate::net::{h1, h2, hpack};
 use crate::oracle::{Asked, twin};
 use crate::report::Errors;
+use crate::report::PhaseReport;
+use crate::scenario::RunArgs;
 use crate::simulated::Profile;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -23,20 +25,26 @@ fn prompt_dsps() -> Profile {
 }
 
 /// A right answer.
+fn right(request: &[u8]) -> (u16, String) {
+    answer(request, |_| true)
+}
+
+/// A right answer of an exchange that hears these DSPs.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a floor in micros"
 )]
-fn right(request: &[u8]) -> (u16, String) {
+fn answer(request: &[u8], heard: impl Fn(u16) -> bool) -> (u16, String) {
     let parsed: serde_json::Value = serde_json::from_slice(request).unwrap();
     let micros = |imp: &serde_json::Value| (imp["bidfloor"].as_f64().unwrap() * 1e6).round() as u64;
     let floors: Vec<u64> = parsed["imp"].as_array().unwrap().iter().map(micros).collect();
     let asked = Asked {
         id: parsed["id"].as_str().unwrap().as_bytes(),
+        since_start: Duration::ZERO,
         floors_micros: &floors,
     };
-    twin::exchange(&prompt_dsps(), asked, |_| true).map_or((204, String::new()), |body| (200, body))
+    twin::exchange(&prompt_dsps(), asked, heard).map_or((204, String::new()), |body| (200, body))
 }
 
 /// Starts a stub that serves HTTP/1.1 and, by the preface, HTTP/2. Its threads end with the test's process.
@@ -128,15 +136,26 @@ fn serve_h2(
 const SETTINGS_20_STREAMS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x14";
 
 fn args(target: &str) -> Args {
-    Args {
-        target: Some(target.to_owned()),
-        rate: Some(400.0),
-        duration: Some(1.0),
-        warmup: Some(0.2),
-        scale_latency: Some(0.0),
-        timeout_ms: Some(1000),
+    let mut args = Args {
+        run: RunArgs {
+            target: Some(target.to_owned()),
+            rate: Some(400.0),
+            duration: Some(1.0),
+            warmup: Some(0.2),
+            timeout_ms: Some(1000),
+            ..RunArgs::default()
+        },
         ..Args::default()
-    }
+    };
+    args.dsps.scale_latency = Some(0.0);
+    args
+}
+
+/// The usual arguments with a change.
+fn with(target: &str, change: impl FnOnce(&mut Args)) -> Args {
+    let mut args = args(target);
+    change(&mut args);
+    args
 }
 
 fn report(args: &Args) -> Report {
@@ -147,20 +166,13 @@ fn report(args: &Args) -> Report {
 fn right_answers_are_exact_and_nothing_is_left_over() {
     let target = stub(|_, request| right(request));
     for protocol in [
-        Args {
-            imps: Some(2),
-            ..args(&target)
-        },
-        Args {
-            h2_connections: Some(2),
-            ..args(&target)
-        },
+        with(&target, |args| args.bid_requests.imps = Some(2)),
+        with(&target, |args| args.run.h2_connections = Some(2)),
         // Far beyond the windows and frames of HTTP/2's defaults.
-        Args {
-            h2_connections: Some(2),
-            body_bytes: Some(50_000),
-            ..args(&target)
-        },
+        with(&target, |args| {
+            args.run.h2_connections = Some(2);
+            args.bid_requests.body_bytes = Some(50_000);
+        }),
     ] {
         let report = report(&protocol);
         let (measured, rates) = (&report.measured, report.rates);
@@ -234,10 +246,7 @@ fn closed_connections_and_garbage_are_errors_of_their_own() {
     drop(listener);
     for protocol in [
         args(&nobody),
-        Args {
-            h2_connections: Some(1),
-            ..args(&nobody)
-        },
+        with(&nobody, |args| args.run.h2_connections = Some(1)),
     ] {
         let refused = report(&protocol);
         assert_eq!(
@@ -255,18 +264,12 @@ fn requests_without_an_answer_time_out_and_stay_in_the_percentiles() {
         std::thread::sleep(Duration::from_secs(3));
         right(request)
     });
-    for protocol in [
-        args(&target),
-        Args {
-            h2_connections: Some(1),
-            ..args(&target)
-        },
-    ] {
-        let report = report(&Args {
-            timeout_ms: Some(100),
-            rate: Some(100.0),
-            ..protocol
-        });
+    for h2_connections in [None, Some(1)] {
+        let report = report(&with(&target, |args| {
+            args.run.h2_connections = h2_connections;
+            args.run.timeout_ms = Some(100);
+            args.run.rate = Some(100.0);
+        }));
         let expected = Errors {
             timeout: report.measured.requests,
             ..Errors::default()
@@ -290,12 +293,11 @@ fn a_pause_is_charged_to_every_request_meant_to_be_sent_meanwhile() {
         }
         right(request)
     });
-    let report = report(&Args {
-        connections: Some(1),
-        duration: Some(2.0),
-        arrivals: Some(Arrivals::Constant),
-        ..args(&target)
-    });
+    let report = report(&with(&target, |args| {
+        args.run.connections = Some(1);
+        args.run.duration = Some(2.0);
+        args.run.arrivals = Some(Arrivals::Constant);
+    }));
     assert!(report.is_clean(), "{}", report.to_table());
     // 200 of 800 requests were meant to be sent in the pause, and waited 250 ms on average: 10 % waited over
     // 300.
@@ -319,11 +321,10 @@ fn a_stream_limit_makes_requests_wait_not_fail() {
         std::thread::sleep(Duration::from_millis(5));
         right(request)
     });
-    let report = report(&Args {
-        h2_connections: Some(1),
-        timeout_ms: Some(10_000),
-        ..args(&target)
-    });
+    let report = report(&with(&target, |args| {
+        args.run.h2_connections = Some(1);
+        args.run.timeout_ms = Some(10_000);
+    }));
     assert!(report.is_clean(), "{}", report.to_table());
     assert_eq!(report.measured.verification.exact, report.measured.requests);
     assert!(
@@ -337,10 +338,7 @@ fn a_stream_limit_makes_requests_wait_not_fail() {
 #[test]
 fn the_report_reads_back_as_json_and_as_a_table() {
     let target = stub(|_, request| right(request));
-    let report = report(&Args {
-        server_pid: Some(std::process::id()),
-        ..args(&target)
-    });
+    let report = report(&with(&target, |args| args.server_pid = Some(std::process::id())));
     let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
     assert_eq!(
         json["measured"]["verification"]["exact"],
@@ -360,4 +358,51 @@ fn the_report_reads_back_as_json_and_as_a_table() {
     ] {
         assert!(table.contains(line), "{table}");
     }
+}
+
+/// DSP 1 is dead in the middle of it. The stub hears all DSPs but in the requests of that phase.
+#[test]
+fn phases_are_reported_apart_and_judged_by_their_faults() {
+    let scenario = "[[phase]]\nname = \"alive\"\nduration = 10\n\
+        [[phase]]\nname = \"dead\"\nduration = 5\nrate_factor = 4\nfaults = [\"stall@1\"]\n\
+        [[phase]]\nname = \"alive\"\nduration = 10\n";
+    let file = std::env::temp_dir().join(format!("corebid-phases-{}.toml", std::process::id()));
+    std::fs::write(&file, scenario).unwrap();
+    let heard_in_the_dead_phase = |hears: fn(u16) -> bool| {
+        let target = stub(move |_, request| {
+            let text = String::from_utf8_lossy(request);
+            let is_dead = text.contains("-p02\"");
+            answer(request, |dsp| !is_dead || hears(dsp))
+        });
+        let report = report(&with(&target, |args| {
+            args.scenario = Some(file.clone());
+            args.run.duration = Some(2.5);
+            args.exchange.recovery_ms = Some(0.0);
+            args.server_pid = Some(std::process::id());
+        }));
+        println!("{}", report.to_table());
+        report
+    };
+    let right = heard_in_the_dead_phase(|dsp| dsp != 0);
+    assert!(right.is_clean());
+    assert_eq!(right.measured.verification.exact, right.measured.requests);
+    let [alive, dead] = &right.phases[..] else {
+        panic!("two names of three phases")
+    };
+    assert_eq!((alive.name.as_str(), dead.name.as_str()), ("alive", "dead"));
+    assert_eq!((alive.duration_s, dead.duration_s), (2.0, 0.5));
+    // 400/s for 2 s, and four times that for half a second.
+    assert!((700..900).contains(&alive.tally.requests) && (700..900).contains(&dead.tally.requests));
+    assert_eq!(
+        alive.tally.requests + dead.tally.requests,
+        right.measured.requests
+    );
+    assert!(dead.rates.offered > 3.0 * alive.rates.offered && dead.server.is_some());
+    assert!(right.to_table().contains("\nphase "));
+
+    let wrong = heard_in_the_dead_phase(|_| true);
+    let by_phase = |phase: &PhaseReport| phase.tally.verification.wrong_auctions();
+    assert_eq!(by_phase(&wrong.phases[0]), 0);
+    assert!(by_phase(&wrong.phases[1]) > 10, "a dead DSP won");
+    std::fs::remove_file(&file).unwrap();
 }

@@ -15,6 +15,12 @@
 //!   rounds down.
 //! * in between: **grey**. The answer is right if *some* subset of the grey ones explains it
 //!   (`consistency`).
+//!
+//! # And a DSP that has a fault?
+//! In a phase in which it does not answer, or not well, it is **out** whatever its latency. Where it answers
+//! late or slowly, its latency is what counts; but what would be certain is only grey, as an exchange with a
+//! breaker may not have asked it. It stays so for `recovery` after the fault, and is so before one that breaks
+//! connections for as long as an answer can be on its way.
 
 mod answer;
 mod consistency;
@@ -24,7 +30,7 @@ pub(crate) mod twin;
 
 pub use rules::{FloorRule, Rules};
 
-use crate::simulated::{Profile, seat};
+use crate::simulated::{Disturbance, Phases, Profile, phase_of, seat};
 use answer::{Malformed, Sale};
 use consistency::{Book, Checker, Claim, Fault, Presence};
 use serde::Serialize;
@@ -41,10 +47,13 @@ pub struct Limits {
     pub grey: Duration,
     /// How long after the cut it is not yet certain to be late.
     pub grey_after: Duration,
+    /// How long after a fault a DSP's answers may still be missing.
+    pub recovery: Duration,
 }
 
 impl Limits {
-    fn cut(&self) -> Duration {
+    /// When a DSP's answer comes too late.
+    pub(crate) fn cut(&self) -> Duration {
         self.dsp_timeout.min(self.deadline)
     }
 }
@@ -54,6 +63,8 @@ impl Limits {
 pub struct Asked<'a> {
     /// The bytes of the request's `id`, without quotes.
     pub id: &'a [u8],
+    /// When it was meant to be sent, from the start of the run.
+    pub since_start: Duration,
     /// `bidfloor` of each imp, in micros.
     pub floors_micros: &'a [u64],
 }
@@ -106,9 +117,12 @@ pub struct Oracle {
     profile: Profile,
     rules: Rules,
     limits: Limits,
+    phases: Phases,
+    disturbances: Vec<Disturbance>,
     currency: &'static str,
     seats: Vec<String>,
     imp_ids: Vec<String>,
+    /// For ever, of a DSP that does not answer well.
     latencies: Vec<Duration>,
     book: Book,
     bid_ids: Vec<u64>,
@@ -119,9 +133,13 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Expects answers of an exchange with these rules and limits that asks simulated DSPs of this profile.
-    pub fn new(profile: Profile, rules: Rules, limits: Limits, imps: usize) -> Oracle {
+    /// Expects answers of an exchange with these rules and limits that asks simulated DSPs of this profile, with
+    /// these faults.
+    pub fn new(profile: Profile, phases: Phases, rules: Rules, limits: Limits, imps: usize) -> Oracle {
         Oracle {
+            // An answer can be on its way for as long as it can be in time.
+            disturbances: phases.disturbances(limits.cut() + limits.grey_after, limits.recovery),
+            phases,
             seats: (0..profile.count).map(seat).collect(),
             imp_ids: (1..=imps).map(|n| n.to_string()).collect(),
             profile,
@@ -139,12 +157,42 @@ impl Oracle {
     }
 
     /// When an exchange that costs nothing would answer: when the last DSP has answered or reached its
-    /// timeout, and at the deadline at the latest. From the arrival of the request.
-    pub fn earliest(&self, request_id: &[u8]) -> Duration {
+    /// timeout, and at the deadline at the latest. From the arrival of the request. A DSP that may be missing
+    /// is not waited for: what an exchange waits for it is its own cost.
+    pub fn earliest(&self, request_id: &[u8], since_start: Duration) -> Duration {
         let slowest = (0..self.profile.count)
+            .filter(|&dsp| !self.is_disturbed(dsp, since_start))
             .map(|dsp| self.profile.latency(dsp, request_id))
             .max();
         slowest.unwrap_or_default().min(self.limits.cut())
+    }
+
+    fn is_disturbed(&self, dsp: u16, since_start: Duration) -> bool {
+        self.disturbances
+            .iter()
+            .any(|of| of.dsp == dsp && (of.from..of.to).contains(&since_start))
+    }
+
+    /// When a DSP answers well, which may be never.
+    fn latency(&self, dsp: u16, asked: Asked<'_>) -> Duration {
+        let fault = self.phases.fault(phase_of(asked.id), dsp);
+        if fault.answers_well() {
+            fault.latency(self.profile.latency(dsp, asked.id))
+        } else {
+            Duration::MAX
+        }
+    }
+
+    fn presence(&self, dsp: u16, latency: Duration, since_start: Duration) -> Presence {
+        let Limits { grey, grey_after, .. } = self.limits;
+        let cut = self.limits.cut();
+        if latency > cut + grey_after {
+            Presence::Out
+        } else if latency < cut.saturating_sub(grey) && !self.is_disturbed(dsp, since_start) {
+            Presence::Certain
+        } else {
+            Presence::Grey
+        }
     }
 
     /// Judges one answer. Linear in DSPs times imps; about 5 us for 23 DSPs and one imp.
@@ -165,9 +213,15 @@ impl Oracle {
 
     /// Draws every latency and every bid that could count.
     fn open_the_book(&mut self, asked: Asked<'_>) {
+        self.latencies.clear();
+        self.possible.clear();
+        for dsp in 0..self.profile.count {
+            let latency = self.latency(dsp, asked);
+            self.latencies.push(latency);
+            self.possible.push(self.presence(dsp, latency, asked.since_start));
+        }
         let Oracle {
             profile,
-            limits,
             imp_ids,
             latencies,
             book,
@@ -175,16 +229,6 @@ impl Oracle {
             possible,
             ..
         } = self;
-        latencies.clear();
-        latencies.extend((0..profile.count).map(|dsp| profile.latency(dsp, asked.id)));
-        let certain_below = limits.cut().saturating_sub(limits.grey);
-        let out_above = limits.cut() + limits.grey_after;
-        possible.clear();
-        possible.extend(latencies.iter().map(|&latency| match latency {
-            l if l < certain_below => Presence::Certain,
-            l if l > out_above => Presence::Out,
-            _ => Presence::Grey,
-        }));
         book.dsps = latencies.len();
         book.floors_micros.clear();
         book.floors_micros.extend_from_slice(asked.floors_micros);
@@ -321,6 +365,7 @@ fn describe(malformed: &Malformed) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulated::{Fault, Phase, mark};
 
     const RULES: Rules = Rules {
         floor_rule: FloorRule::AtOrAbove,
@@ -331,19 +376,25 @@ mod tests {
         deadline: Duration::from_millis(90),
         grey: Duration::from_millis(15),
         grey_after: Duration::from_millis(2),
+        recovery: Duration::from_millis(500),
     };
+
+    fn oracle(profile: &Profile, limits: Limits, imps: usize) -> Oracle {
+        Oracle::new(profile.clone(), Phases::default(), RULES, limits, imps)
+    }
 
     fn judge_all(heard: impl Fn(Duration) -> bool) -> Vec<Verdict> {
         let profile = Profile::default();
-        let mut oracle = Oracle::new(profile.clone(), RULES, LIMITS, 2);
+        let mut oracle = oracle(&profile, LIMITS, 2);
         (0..3_000)
             .map(|n| {
                 let id = format!("r-{n}");
                 let asked = Asked {
                     id: id.as_bytes(),
+                    since_start: Duration::ZERO,
                     floors_micros: &[2_000_000, 11_000_000],
                 };
-                let body = twin::exchange(&profile, asked, &heard);
+                let body = twin::exchange(&profile, asked, |dsp| heard(profile.latency(dsp, asked.id)));
                 oracle.judge(
                     asked,
                     body.as_ref()
@@ -398,12 +449,14 @@ mod tests {
     #[test]
     fn a_bid_that_is_not_the_seats_own_is_a_wrong_winner() {
         let profile = Profile::default();
-        let mut oracle = Oracle::new(profile.clone(), RULES, LIMITS, 1);
+        let mut oracle = oracle(&profile, LIMITS, 1);
         let asked = Asked {
             id: b"r-1",
+            since_start: Duration::ZERO,
             floors_micros: &[0],
         };
-        let body = twin::exchange(&profile, asked, |latency| latency < Duration::from_millis(80)).unwrap();
+        let in_time = |dsp| profile.latency(dsp, asked.id) < Duration::from_millis(80);
+        let body = twin::exchange(&profile, asked, in_time).unwrap();
         assert_eq!(
             oracle.judge(asked, Answer::Response(body.as_bytes())),
             Verdict::Exact
@@ -426,7 +479,7 @@ mod tests {
     #[test]
     fn the_earliest_completion_is_the_slowest_dsp_capped() {
         let profile = Profile::default();
-        let oracle = |limits| Oracle::new(profile.clone(), RULES, limits, 1);
+        let oracle = |limits| oracle(&profile, limits, 1);
         let slowest = (0..23).map(|dsp| profile.latency(dsp, b"r-7")).max().unwrap();
         let high = Duration::from_secs(10);
         assert_eq!(
@@ -435,7 +488,7 @@ mod tests {
                 deadline: high,
                 ..LIMITS
             })
-            .earliest(b"r-7"),
+            .earliest(b"r-7", Duration::ZERO),
             slowest
         );
         let cap = Duration::from_millis(5);
@@ -444,7 +497,7 @@ mod tests {
                 dsp_timeout: cap,
                 ..LIMITS
             })
-            .earliest(b"r-7"),
+            .earliest(b"r-7", Duration::ZERO),
             cap
         );
         assert_eq!(
@@ -452,8 +505,101 @@ mod tests {
                 deadline: cap,
                 ..LIMITS
             })
-            .earliest(b"r-7"),
+            .earliest(b"r-7", Duration::ZERO),
             cap
+        );
+    }
+
+    /// 10 s of nothing wrong, 10 s in which DSP 0 has a fault, 10 s of nothing wrong. `heard` says of a DSP whether
+    /// the exchange heard it.
+    fn judge_at(fault: Fault, at_ms: u64, heard: impl Fn(u16) -> bool) -> Vec<Verdict> {
+        let phase = |faults: &[(u16, Fault)]| Phase {
+            name: String::new(),
+            duration: Duration::from_secs(10),
+            rate_factor: 1.0,
+            faults: faults.to_vec(),
+        };
+        let phases = Phases::marked(Duration::ZERO, vec![phase(&[]), phase(&[(0, fault)]), phase(&[])]);
+        let at = Duration::from_millis(at_ms);
+        // Nobody is late but by a fault.
+        let profile = Profile {
+            count: 3,
+            bid_share: 1.0,
+            sigma: 0.0,
+            ..Profile::default()
+        };
+        let mut oracle = Oracle::new(profile.clone(), phases.clone(), RULES, LIMITS, 1);
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        for n in 0..200 {
+            let id = [format!("r-{n}").as_bytes(), &mark(phases.at(at))].concat();
+            let asked = Asked {
+                id: &id,
+                since_start: at,
+                floors_micros: &[0],
+            };
+            let body = twin::exchange(&profile, asked, &heard);
+            let verdict = oracle.judge(asked, Answer::Response(body.unwrap().as_bytes()));
+            if !verdicts.contains(&verdict) {
+                verdicts.push(verdict);
+            }
+        }
+        verdicts
+    }
+
+    #[test]
+    fn a_dsp_with_a_fault_is_expected_by_phase() {
+        let lost = |verdict: &Verdict| matches!(verdict, Verdict::Wrong { bids_lost: true, .. });
+        let wrong = |verdict: &Verdict| matches!(verdict, Verdict::Wrong { bids_lost: false, .. });
+        let grey = |verdict: &Verdict| *verdict == Verdict::WithinGrey;
+        let check = |fault, at_ms, hears: bool, what: &dyn Fn(&Verdict) -> bool, sure: bool| {
+            let verdicts = judge_at(fault, at_ms, |dsp| hears || dsp != 0);
+            let row = format!("{fault} at {at_ms} ms, heard: {hears}: {verdicts:?}");
+            assert!(verdicts.iter().all(|v| *v == Verdict::Exact || what(v)), "{row}");
+            assert_eq!(verdicts.iter().any(what), sure, "{row}");
+        };
+        let never = |_: &Verdict| false;
+        // Before and long after, its bids are expected.
+        for at_ms in [5_000, 25_000] {
+            check(Fault::Stall, at_ms, true, &never, false);
+            check(Fault::Stall, at_ms, false, &lost, true);
+        }
+        // While it stalls, they are not, and one that shows up all the same is not its.
+        check(Fault::Stall, 15_000, false, &never, false);
+        check(Fault::Stall, 15_000, true, &wrong, true);
+        // Three times 12.8 ms is in time, ten times is not.
+        check(Fault::Slow(3), 15_000, true, &never, false);
+        check(Fault::Slow(3), 15_000, false, &grey, true);
+        check(Fault::Slow(10), 15_000, false, &never, false);
+        check(Fault::Slow(10), 15_000, true, &wrong, true);
+        // Half a second is given to recover in.
+        for fault in [Fault::Stall, Fault::Slow(3), Fault::Refuse] {
+            check(fault, 20_499, true, &never, false);
+            check(fault, 20_499, false, &grey, true);
+            check(fault, 20_500, false, &lost, true);
+        }
+        // What was on its way when a connection broke is gone with it; a stall leaves it alone.
+        check(Fault::Refuse, 9_918, false, &grey, true);
+        check(Fault::Refuse, 9_917, false, &lost, true);
+        check(Fault::Stall, 9_999, false, &lost, true);
+    }
+
+    #[test]
+    fn nobody_has_to_wait_for_a_dsp_with_a_fault() {
+        let phase = Phase {
+            name: String::new(),
+            duration: Duration::from_secs(10),
+            rate_factor: 1.0,
+            faults: vec![(1, Fault::Stall)],
+        };
+        let profile = Profile {
+            count: 2,
+            ..Profile::default()
+        };
+        let phases = Phases::marked(Duration::ZERO, vec![phase]);
+        let oracle = Oracle::new(profile.clone(), phases, RULES, LIMITS, 1);
+        assert_eq!(
+            oracle.earliest(b"r-p01", Duration::from_secs(5)),
+            profile.latency(0, b"r-p01")
         );
     }
 }

@@ -2,19 +2,14 @@
 
 use super::Asked;
 use crate::simulated::{Profile, seat};
-use std::time::Duration;
 
 /// The body of a 200, or nothing for a 204. At the floor is enough, the increment is one micro.
-pub(crate) fn exchange(
-    profile: &Profile,
-    asked: Asked<'_>,
-    heard: impl Fn(Duration) -> bool,
-) -> Option<String> {
+pub(crate) fn exchange(profile: &Profile, asked: Asked<'_>, heard: impl Fn(u16) -> bool) -> Option<String> {
     let mut seatbids = Vec::new();
     for (imp, &floor) in asked.floors_micros.iter().enumerate() {
         let imp_id = (imp + 1).to_string();
         let mut offers: Vec<_> = (0..profile.count)
-            .filter(|&dsp| heard(profile.latency(dsp, asked.id)))
+            .filter(|&dsp| heard(dsp))
             .filter_map(|dsp| {
                 profile
                     .bid(dsp, asked.id, imp_id.as_bytes())

@@ -48,6 +48,13 @@ impl Latencies {
         self.histogram.saturating_record(value_ns);
     }
 
+    /// Takes in the values of another.
+    pub(crate) fn add(&mut self, other: &Latencies) {
+        // Of the same bounds, so there is nothing that could not be added.
+        let added = self.histogram.add(&other.histogram);
+        debug_assert!(added.is_ok(), "{added:?}");
+    }
+
     pub(crate) fn percentiles(&self) -> Percentiles {
         if self.histogram.is_empty() {
             return Percentiles::default();

@@ -1,10 +1,12 @@
 //! What came of a run: counts, percentiles and costs, as a table for people and as JSON for programs.
 //! Measures nothing itself, and hides nothing: what makes a figure doubtful is said beside it.
 
+mod hold;
 mod latency;
 mod table;
 mod usage;
 
+pub use hold::{Amount, HoldConditions, HoldReport, Memory, Seen, Stage, Stall};
 pub use latency::Percentiles;
 pub use usage::ServerUsage;
 
@@ -12,6 +14,7 @@ pub(crate) use latency::Latencies;
 pub(crate) use usage::{ProcessSample, ThreadSample};
 
 use crate::oracle::{Verdict, Wrong};
+use crate::simulated::Profile;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -45,12 +48,34 @@ pub struct Report {
     pub connections_peak: usize,
     /// The server's cost, when its pid was given and it was there throughout.
     pub server: Option<ServerUsage>,
+    /// The parts of the measured window, when the scenario has phases.
+    pub phases: Vec<PhaseReport>,
     /// This program's own cost.
     pub generator: GeneratorUsage,
     /// What makes the figures doubtful, in words. Empty is good.
     pub warnings: Vec<String>,
     /// The first few wrong answers, for whoever has to find out why.
     pub examples: Vec<String>,
+}
+
+/// All phases of one name.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseReport {
+    /// As in the scenario.
+    pub name: String,
+    /// How long they were, in seconds.
+    pub duration_s: f64,
+    /// Rates over them, per second.
+    pub rates: Rates,
+    /// Of the requests meant to be sent in them.
+    pub tally: Tally,
+    /// As of the whole run.
+    pub latency: Percentiles,
+    /// As of the whole run, but nobody has to wait for a DSP that has a fault: what an exchange waits for it is
+    /// in here.
+    pub excess: Percentiles,
+    /// The server's cost while they lasted.
+    pub server: Option<ServerUsage>,
 }
 
 /// What was asked for, so that a saved report can be read on its own.
@@ -99,6 +124,8 @@ pub struct DspConditions {
     pub bid_share: f64,
     /// Factor on latencies.
     pub scale_latency: f64,
+    /// Added to latencies, in milliseconds.
+    pub latency_floor_ms: f64,
 }
 
 /// Requests per second over the measured window.
@@ -178,6 +205,20 @@ pub struct GeneratorUsage {
     pub was_the_limit: bool,
 }
 
+impl DspConditions {
+    pub(crate) fn of(profile: &Profile) -> Self {
+        Self {
+            seed: profile.seed,
+            count: profile.count,
+            median_ms: profile.median_ms,
+            sigma: profile.sigma,
+            bid_share: profile.bid_share,
+            scale_latency: profile.scale_latency,
+            latency_floor_ms: profile.latency_floor_ms,
+        }
+    }
+}
+
 impl Report {
     /// Whether the exchange did everything right in the measured window, and nothing with money wrong before
     /// it. Bids lost and errors while warming up are forgiven: connections and caches were cold.
@@ -200,6 +241,18 @@ impl Report {
 }
 
 impl Tally {
+    /// Takes in another.
+    pub(crate) fn add(&mut self, other: &Tally) {
+        self.requests += other.requests;
+        for (status, n) in &other.statuses {
+            *self.statuses.entry(*status).or_default() += n;
+        }
+        self.errors.add(other.errors);
+        self.queued += other.queued;
+        self.early += other.early;
+        self.verification.add(other.verification);
+    }
+
     /// Answers of status 200 and 204.
     pub fn answers(&self) -> u64 {
         [200, 204]
@@ -215,6 +268,14 @@ impl Tally {
 }
 
 impl Errors {
+    fn add(&mut self, other: Errors) {
+        self.connect += other.connect;
+        self.reset += other.reset;
+        self.timeout += other.timeout;
+        self.parse += other.parse;
+        self.unasked += other.unasked;
+    }
+
     /// All of them.
     pub fn total(&self) -> u64 {
         self.connect + self.reset + self.timeout + self.parse + self.unasked
@@ -222,6 +283,17 @@ impl Errors {
 }
 
 impl Verification {
+    fn add(&mut self, other: Verification) {
+        self.exact += other.exact;
+        self.within_grey += other.within_grey;
+        self.wrong_winner += other.wrong_winner;
+        self.wrong_price += other.wrong_price;
+        self.unexpected_no_bid += other.unexpected_no_bid;
+        self.missing_no_bid += other.missing_no_bid;
+        self.malformed += other.malformed;
+        self.bids_lost += other.bids_lost;
+    }
+
     pub(crate) fn count(&mut self, verdict: &Verdict) {
         let counter = match verdict {
             Verdict::Exact => &mut self.exact,

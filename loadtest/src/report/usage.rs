@@ -11,6 +11,8 @@ pub(crate) struct ProcessSample {
     pub(crate) cpu_ns: u64,
     /// Time that threads alive now were runnable but waited for a CPU, in nanoseconds.
     pub(crate) run_delay_ns: u64,
+    /// Memory that is resident, in bytes.
+    pub(crate) rss_bytes: u64,
     /// The most memory that was resident, in bytes.
     pub(crate) rss_peak_bytes: u64,
 }
@@ -53,26 +55,44 @@ impl ProcessSample {
         Some(ProcessSample {
             cpu_ns: cpu_ticks(&stat)? * NS_PER_TICK,
             run_delay_ns: delays.sum(),
-            rss_peak_bytes: rss_peak_bytes(&status)?,
+            rss_bytes: status_bytes(&status, "VmRSS:")?,
+            rss_peak_bytes: status_bytes(&status, "VmHWM:")?,
         })
     }
+}
 
-    /// What happened from `before` to `self`, over `window_ns` and `orchestrations`.
+impl ServerUsage {
+    /// What happened over all of the `stretches` (from, to), which took `window_ns` together and saw so many
+    /// orchestrations answered; with none, the shares of each are 0. `None` if the process was not there at one of
+    /// the ends.
     #[expect(
         clippy::cast_precision_loss,
         reason = "nanoseconds of a run and counts fit a double"
     )]
-    pub(crate) fn since(self, before: ProcessSample, window_ns: u64, orchestrations: u64) -> ServerUsage {
-        let cpu_ns = self.cpu_ns.saturating_sub(before.cpu_ns) as f64;
-        let delay_ns = self.run_delay_ns.saturating_sub(before.run_delay_ns) as f64;
-        let per_orchestration_us = |ns: f64| ns / 1e3 / orchestrations.max(1) as f64;
-        ServerUsage {
+    pub(crate) fn over(
+        stretches: &[(Option<ProcessSample>, Option<ProcessSample>)],
+        window_ns: u64,
+        orchestrations: u64,
+    ) -> Option<ServerUsage> {
+        let (mut cpu_ns, mut delay_ns, mut rss_peak_bytes) = (0, 0, 0);
+        for (from, to) in stretches {
+            let (from, to) = ((*from)?, (*to)?);
+            cpu_ns += to.cpu_ns.saturating_sub(from.cpu_ns);
+            delay_ns += to.run_delay_ns.saturating_sub(from.run_delay_ns);
+            rss_peak_bytes = to.rss_peak_bytes.max(rss_peak_bytes);
+        }
+        let (cpu_ns, delay_ns) = (cpu_ns as f64, delay_ns as f64);
+        let per_orchestration_us = |ns: f64| match orchestrations {
+            0 => 0.0,
+            n => ns / 1e3 / n as f64,
+        };
+        Some(ServerUsage {
             cpu_us_per_orchestration: rounded(per_orchestration_us(cpu_ns)),
             cpus_busy: rounded(cpu_ns / window_ns.max(1) as f64),
             run_delay_us_per_orchestration: rounded(per_orchestration_us(delay_ns)),
             run_delay_s: rounded(delay_ns / 1e9),
-            rss_peak_mib: rounded(self.rss_peak_bytes as f64 / f64::from(1 << 20)),
-        }
+            rss_peak_mib: mib(rss_peak_bytes),
+        })
     }
 }
 
@@ -98,8 +118,9 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
-fn rss_peak_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+/// `VmHWM:      1234 kB`.
+fn status_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim()
         .strip_suffix("kB")?
         .trim()
@@ -117,7 +138,12 @@ fn read_schedstat(text: &str) -> Option<ThreadSample> {
     })
 }
 
-fn rounded(value: f64) -> f64 {
+#[expect(clippy::cast_precision_loss, reason = "memory of a machine fits a double")]
+pub(crate) fn mib(bytes: u64) -> f64 {
+    rounded(bytes as f64 / f64::from(1 << 20))
+}
+
+pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }
 
@@ -134,27 +160,31 @@ mod tests {
     #[test]
     fn our_own_process_can_be_sampled() {
         let sample = ProcessSample::take(std::process::id()).unwrap();
-        assert!(sample.rss_peak_bytes > 1 << 20);
+        assert!(sample.rss_bytes > 1 << 20 && sample.rss_peak_bytes >= sample.rss_bytes);
         assert_eq!(ProcessSample::take(u32::MAX), None);
     }
 
     #[test]
     fn usage_is_per_orchestration() {
-        let before = ProcessSample {
-            cpu_ns: 1_000_000_000,
-            run_delay_ns: 0,
-            rss_peak_bytes: 0,
+        let sample = |cpu_s: u64, delay_ms: u64, rss_peak_mib: u64| ProcessSample {
+            cpu_ns: cpu_s * 1_000_000_000,
+            run_delay_ns: delay_ms * 1_000_000,
+            rss_bytes: 0,
+            rss_peak_bytes: rss_peak_mib << 20,
         };
-        let after = ProcessSample {
-            cpu_ns: 3_000_000_000,
-            run_delay_ns: 100_000_000,
-            rss_peak_bytes: 64 << 20,
-        };
-        let usage = after.since(before, 4_000_000_000, 20_000);
+        let first = (Some(sample(1, 0, 10)), Some(sample(2, 40, 64)));
+        let second = (Some(sample(5, 50, 64)), Some(sample(6, 110, 64)));
+        let usage = ServerUsage::over(&[first, second], 4_000_000_000, 20_000).unwrap();
         assert_eq!((usage.cpu_us_per_orchestration, usage.cpus_busy), (100.0, 0.5));
         assert_eq!(
             (usage.run_delay_us_per_orchestration, usage.rss_peak_mib),
             (5.0, 64.0)
+        );
+        let none = ServerUsage::over(&[first], 1_000_000_000, 0).unwrap();
+        assert_eq!((none.cpu_us_per_orchestration, none.cpus_busy), (0.0, 1.0));
+        assert_eq!(
+            ServerUsage::over(&[first, (second.0, None)], 4_000_000_000, 20_000),
+            None
         );
     }
 }

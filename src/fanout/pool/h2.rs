@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::{Alive, Connections, Dsp, Fate, Pool, PoolLimits, Side, Token, Wire};
+use super::{Alive, Connection, Connections, Dsp, Fate, Pool, PoolLimits, Side, Token, Wire};
 use crate::clock::Instant;
 use crate::fanout::dsp::DspOptions;
 use crate::fanout::gatherings::Ticket;
@@ -105,7 +105,24 @@ impl Pool {
         ticket: Ticket,
     ) -> Result<(), Refused> {
         let mut connections = self.connections.borrow_mut();
-        let Some(Wire::Http2(conversation)) = connections.alive(token).map(|c| &mut c.wire) else {
+        let connection = connections.alive(token).ok_or(Refused::Full)?;
+        match self.start_in(connection, token, block, outgoing, ticket) {
+            Err(Refused::Behind) if connection.try_writing() => {
+                self.start_in(connection, token, block, outgoing, ticket)
+            }
+            started => started,
+        }
+    }
+
+    fn start_in(
+        &self,
+        connection: &mut Connection,
+        token: Token,
+        block: &RequestBlock,
+        outgoing: Outgoing<'_>,
+        ticket: Ticket,
+    ) -> Result<(), Refused> {
+        let Wire::Http2(conversation) = &mut connection.wire else {
             return Err(Refused::Full);
         };
         let call = Call {
@@ -245,6 +262,16 @@ impl Pool {
             let _unheard = conversation.flush(socket);
         }
         self.complete_all(dsp, token, ended, now);
+    }
+}
+
+impl Connection {
+    /// When a shard comes to its turn late, it may start thousands of calls before the next flush: it is then the shard
+    /// that is behind, not the DSP. False when a write has been tried already.
+    fn try_writing(&mut self) -> bool {
+        let untried = matches!(&self.wire, Wire::Http2(conversation) if conversation.is_listed);
+        // A connection that is broken fails again when it is flushed, and is closed then.
+        !self.connecting && untried && self.flush().is_ok()
     }
 }
 

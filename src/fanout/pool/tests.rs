@@ -373,6 +373,22 @@ fn a_wrong_answer_on_a_stream_says_nothing_about_the_connection() {
     assert_eq!(bench.ask(&bid_requests(1), AMPLE), answered(&[("200", 1)]));
 }
 
+/// 5 MB of calls in one turn are more than may wait for a DSP that reads nothing; this one would read them.
+#[test]
+fn a_burst_in_one_turn_is_written_before_it_is_refused() {
+    let dsps = simulated(1, vec![]);
+    let only_one = DspOptions {
+        connections_max: 1,
+        ..dsp(dsps.ports()[0], Protocol::Http2)
+    };
+    let bench = Bench::new(&[only_one], PoolLimits::default());
+    assert_eq!(bench.ask(&bid_requests(1), AMPLE), answered(&[("200", 1)]));
+    assert_eq!(
+        bench.ask(&bid_requests(3_800), AMPLE),
+        answered(&[("200", 3_800)])
+    );
+}
+
 #[test]
 fn a_call_in_flight_is_small() {
     // 12 bytes of ticket, 8 of due time, 24 of body, 24 of stream, 4 of ring, and what alignment wants: 3.2 million calls

@@ -1,11 +1,11 @@
-//! What can be wrong with a DSP, by name and in a form that can change while it serves.
+//! What can be wrong with a DSP, by name.
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// What a DSP does instead of answering well. Except for [`Fault::Late`] and [`Fault::Refuse`], it does so at
-/// the moment when the answer would have left.
+/// What a DSP does instead of answering well. Except for [`Fault::Late`], [`Fault::Slow`] and
+/// [`Fault::Refuse`], it does so at the moment when the answer would have left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// Answers well.
@@ -33,6 +33,8 @@ pub enum Fault {
     WrongId,
     /// Answers well, this many milliseconds later than it would have.
     Late(u32),
+    /// Answers well, but takes this many times its latency.
+    Slow(u32),
     /// Nothing listens on the port; connections there were are reset.
     Refuse,
     /// Answers 302 to itself.
@@ -65,6 +67,71 @@ const NAMES: [(&str, Fault); 15] = [
 ];
 const STATUS: &str = "status";
 const LATE: &str = "late:";
+const SLOW: &str = "slow:";
+
+impl Fault {
+    /// How long the DSP takes for what would take it `latency`.
+    pub(crate) fn latency(self, latency: Duration) -> Duration {
+        match self {
+            Self::Late(ms) => latency + Duration::from_millis(ms.into()),
+            Self::Slow(times) => latency.saturating_mul(times),
+            _ => latency,
+        }
+    }
+
+    /// Whether its bids come, late perhaps, but as they should be.
+    pub(crate) fn answers_well(self) -> bool {
+        matches!(self, Self::None | Self::Late(_) | Self::Slow(_) | Self::GoAway)
+    }
+
+    /// Whether answers to other calls on the same connection may be lost by it.
+    pub(crate) fn breaks_connections(self) -> bool {
+        match self {
+            Self::Reset | Self::Close | Self::Garbage | Self::Refuse | Self::GoAway => true,
+            Self::None
+            | Self::ResetStream
+            | Self::Stall
+            | Self::GarbageJson
+            | Self::Drip
+            | Self::Huge
+            | Self::Status(_)
+            | Self::WrongId
+            | Self::Late(_)
+            | Self::Slow(_)
+            | Self::Redirect
+            | Self::GzipBomb
+            | Self::Empty => false,
+        }
+    }
+
+    /// As a number: the kind in the low byte (an index into `NAMES`, or one of the three after it), its own
+    /// number above. No fault is 0.
+    pub(crate) fn encode(self) -> u64 {
+        let kind = NAMES
+            .iter()
+            .position(|(_, named)| *named == self)
+            .unwrap_or(NAMES.len()) as u64;
+        match self {
+            Self::Status(status) => kind | u64::from(status) << 8,
+            Self::Late(ms) => (kind + 1) | u64::from(ms) << 8,
+            Self::Slow(times) => (kind + 2) | u64::from(times) << 8,
+            _ => kind,
+        }
+    }
+
+    /// Back from [`Fault::encode`].
+    pub(crate) fn decode(encoded: u64) -> Self {
+        let [kind, n0, n1, n2, n3, ..] = encoded.to_le_bytes();
+        let kind = usize::from(kind);
+        let number = u32::from_le_bytes([n0, n1, n2, n3]);
+        match NAMES.get(kind) {
+            Some((_, fault)) => *fault,
+            None if kind == NAMES.len() => Self::Status(u16::from_le_bytes([n0, n1])),
+            None if kind == NAMES.len() + 1 => Self::Late(number),
+            None => Self::Slow(number),
+        }
+    }
+}
 
 impl FromStr for Fault {
     type Err = String;
@@ -79,6 +146,12 @@ impl FromStr for Fault {
                 .map(Self::Late)
                 .map_err(|_| format!("`{ms}` is not a number of milliseconds"));
         }
+        if let Some(times) = text.strip_prefix(SLOW) {
+            return times
+                .parse()
+                .map(Self::Slow)
+                .map_err(|_| format!("`{times}` is not a whole number of times"));
+        }
         if let Some(status) = text.strip_prefix(STATUS) {
             let valid = status.parse().ok().filter(|status| (200..600).contains(status));
             return valid
@@ -87,7 +160,7 @@ impl FromStr for Fault {
         }
         let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
         Err(format!(
-            "unknown fault `{text}`: expected {}, {LATE}MS or {STATUS}NNN",
+            "unknown fault `{text}`: expected {}, {LATE}MS, {SLOW}TIMES or {STATUS}NNN",
             names.join(", ")
         ))
     }
@@ -97,6 +170,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Late(ms) => write!(f, "{LATE}{ms}"),
+            Self::Slow(times) => write!(f, "{SLOW}{times}"),
             Self::Status(status) => write!(f, "{STATUS}{status}"),
             named => f.write_str(
                 NAMES
@@ -158,69 +232,24 @@ impl Assignment {
     }
 }
 
-/// A fault that one thread sets and another plays.
-#[derive(Debug)]
-pub(super) struct FaultSwitch(AtomicU64);
-
-impl FaultSwitch {
-    pub(super) fn new(fault: Fault) -> Self {
-        Self(AtomicU64::new(encode(fault)))
-    }
-
-    pub(super) fn set(&self, fault: Fault) {
-        self.0.store(encode(fault), Ordering::Release);
-    }
-
-    /// One load, on every request: nothing when there is no fault.
-    pub(super) fn get(&self) -> Fault {
-        match self.0.load(Ordering::Acquire) {
-            0 => Fault::None,
-            encoded => decode(encoded),
-        }
-    }
-}
-
-/// The kind in the low byte (an index into `NAMES`, or one of the two after it), a number above.
-fn encode(fault: Fault) -> u64 {
-    let kind = NAMES
-        .iter()
-        .position(|(_, named)| *named == fault)
-        .unwrap_or(NAMES.len()) as u64;
-    match fault {
-        Fault::Status(status) => kind | u64::from(status) << 8,
-        Fault::Late(ms) => (kind + 1) | u64::from(ms) << 8,
-        _ => kind,
-    }
-}
-
-fn decode(encoded: u64) -> Fault {
-    let [kind, n0, n1, n2, n3, ..] = encoded.to_le_bytes();
-    let kind = usize::from(kind);
-    match NAMES.get(kind) {
-        Some((_, fault)) => *fault,
-        None if kind == NAMES.len() => Fault::Status(u16::from_le_bytes([n0, n1])),
-        None => Fault::Late(u32::from_le_bytes([n0, n1, n2, n3])),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_and_switches_round_trip() -> Result<(), String> {
+    fn names_and_numbers_round_trip() -> Result<(), String> {
         let numbered = [
             Fault::Status(429),
             Fault::Status(599),
             Fault::Late(50),
             Fault::Late(u32::MAX),
-            Fault::GoAway,
+            Fault::Slow(10),
+            Fault::Slow(u32::MAX),
         ];
         for fault in NAMES.iter().map(|(_, fault)| *fault).chain(numbered) {
             assert_eq!(fault.to_string().parse::<Fault>()?, fault);
-            let switch = FaultSwitch::new(Fault::None);
-            switch.set(fault);
-            assert_eq!(switch.get(), fault);
+            assert_eq!(Fault::decode(fault.encode()), fault);
+            assert_eq!(fault.encode() == 0, fault == Fault::None);
         }
         Ok(())
     }
@@ -236,11 +265,13 @@ mod tests {
         check("stall@3", Ok((Fault::Stall, 2..3)));
         check("late:50@4-7", Ok((Fault::Late(50), 3..7)));
         check("status500@all", Ok((Fault::Status(500), 0..23)));
+        check("slow:10@1", Ok((Fault::Slow(10), 0..1)));
         check("stall", Err("expected KIND@DSP, for example stall@3"));
         check("stall@0", Err("`0` is not a DSP: they are numbered from 1"));
         check("stall@24", Err("stall@24-24: there are 23 DSPs, numbered from 1"));
         check("status99@1", Err("`99` is not a status from 200 to 599"));
         check("late:x@1", Err("`x` is not a number of milliseconds"));
+        check("slow:1.5@1", Err("`1.5` is not a whole number of times"));
         assert!(
             "stal@1"
                 .parse::<Assignment>()

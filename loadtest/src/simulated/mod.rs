@@ -3,7 +3,15 @@
 //! between them. Knows no socket, no clock and no JSON: ids are the raw bytes between the quotes, escapes and
 //! all.
 
+mod fault;
+mod phases;
+
 use std::time::Duration;
+
+pub use fault::{Assignment, Fault};
+pub use phases::{Phase, Phases};
+
+pub(crate) use phases::{Disturbance, MARK_BYTES, PHASES_MAX, mark, phase_of};
 
 /// How all simulated DSPs behave. Two programs with equal profiles agree on every answer.
 ///
@@ -23,6 +31,8 @@ pub struct Profile {
     pub bid_share: f64,
     /// Multiplies every latency; 0 answers at once.
     pub scale_latency: f64,
+    /// Added to every latency, after that, in milliseconds: no answer leaves before.
+    pub latency_floor_ms: f64,
 }
 
 /// One simulated bid on one imp.
@@ -53,6 +63,7 @@ impl Default for Profile {
             sigma: 0.519,
             bid_share: 0.7,
             scale_latency: 1.0,
+            latency_floor_ms: 0.0,
         }
     }
 }
@@ -61,14 +72,15 @@ impl Profile {
     /// Time from the moment the DSP has read the request to the moment its answer leaves. Nanosecond
     /// resolution; the simulator keeps it to its own timer grid.
     pub fn latency(&self, dsp: u16, request_id: &[u8]) -> Duration {
-        if self.scale_latency <= 0.0 {
-            return Duration::ZERO;
-        }
-        let uniform = unit_interval(self.draw(LATENCY_SALT, dsp, hash64(request_id)));
-        let latency_ms = self.median_ms * (self.sigma * normal_quantile(uniform)).exp() * self.scale_latency;
+        let drawn_ms = if self.scale_latency > 0.0 {
+            let uniform = unit_interval(self.draw(LATENCY_SALT, dsp, hash64(request_id)));
+            self.median_ms * (self.sigma * normal_quantile(uniform)).exp() * self.scale_latency
+        } else {
+            0.0
+        };
         // The cast saturates: a latency of centuries is as good as any other that long.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        Duration::from_nanos((latency_ms * 1e6) as u64)
+        Duration::from_nanos(((self.latency_floor_ms + drawn_ms) * 1e6) as u64)
     }
 
     /// The DSP's bid on one imp, or `None` when it does not bid on it.
@@ -292,6 +304,21 @@ mod tests {
             1e-6,
         );
         assert_eq!(scaled(0.0), 0.0);
+    }
+
+    #[test]
+    fn the_floor_is_added_to_whatever_is_drawn() {
+        let with = |scale_latency, latency_floor_ms| {
+            Profile {
+                scale_latency,
+                latency_floor_ms,
+                ..Profile::default()
+            }
+            .latency(3, b"r")
+        };
+        let floor = Duration::from_secs(66);
+        assert_eq!(with(0.0, 66_000.0), floor);
+        assert!((with(1.0, 66_000.0) - floor).abs_diff(with(1.0, 0.0)) < Duration::from_micros(1));
     }
 
     #[test]
