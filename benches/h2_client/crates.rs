@@ -6,16 +6,17 @@ use std::rc::Rc;
 
 use corebid::clock::{self, Instant};
 use corebid::fanout::{CallFailure, DspOptions, Gatherings, Outgoing, Reply, Ticket, Transport};
-use corebid::net::{self, Bell, ShardExecutor};
+use corebid::net::{self, Readiness, ShardExecutor};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Bytes};
 use hyper::client::conn::http2;
+use hyper_util::rt::TokioIo;
 
 use crate::Parts;
 use crate::shard::Turns;
-use crate::stream::{InTurns, OnGlommio, Sockets};
+use crate::stream::{self, Gathered, Unflushed};
 
 /// An answer has half a kilobyte: a window that is given back once in a million answers, as ours.
 const CONNECTION_WINDOW: u32 = 1 << 30;
@@ -24,12 +25,13 @@ const STREAM_WINDOW: u32 = 320 << 10;
 const STREAMS_MAX: usize = 1 << 20;
 
 /// One connection to each DSP, and what is the same in all requests on it.
-pub(crate) struct Crate<S, D> {
+pub(crate) struct Crate<S> {
     dsps: Vec<(S, Request<()>)>,
     gatherings: Rc<Gatherings>,
+    readiness: Rc<Readiness>,
+    unflushed: Unflushed,
     /// Of the fan-out that is being started. The first DSP's call brings it, the others get the same.
     body: RefCell<Bytes>,
-    drives: D,
 }
 
 /// What sends one call and awaits its answer.
@@ -42,7 +44,7 @@ pub(crate) trait Sender {
     ) -> impl Future<Output = Result<Reply, CallFailure>> + 'static;
 }
 
-impl<S: Sender, D> Transport for Crate<S, D> {
+impl<S: Sender> Transport for Crate<S> {
     fn start(&self, call: Outgoing<'_>, ticket: Ticket, _now: Instant) -> Result<(), CallFailure> {
         if call.dsp.0 == 0 {
             *self.body.borrow_mut() = Bytes::copy_from_slice(call.body);
@@ -60,41 +62,41 @@ impl<S: Sender, D> Transport for Crate<S, D> {
     fn distrust(&self, _connection: u64) {}
 }
 
-impl<S, D: Turns> Turns for Crate<S, D> {
-    fn turn(&self, now: Instant) -> std::io::Result<usize> {
-        self.drives.turn(now)
+impl<S> Turns for Crate<S> {
+    fn turn(&self, _now: Instant) {
+        self.readiness
+            .take(|_, _| unreachable!("every socket is waited for by a task"))
+            .unwrap();
     }
 
-    fn flush(&self, now: Instant) {
-        self.drives.flush(now);
-    }
-
-    fn has_unflushed(&self) -> &Bell {
-        self.drives.has_unflushed()
+    fn flush(&self) -> bool {
+        stream::flush(&self.unflushed);
+        true
     }
 }
 
 /// hyper's.
 type Hyper = http2::SendRequest<Full<Bytes>>;
 
-pub(crate) async fn hyper_in_turns((dsps, readiness, gatherings): Parts<'_>) -> Crate<Hyper, Rc<Sockets>> {
-    let sockets = Sockets::new(readiness);
+/// On sockets whose writes are gathered.
+pub(crate) async fn hyper_gathered(parts: Parts<'_>) -> Crate<Hyper> {
+    let unflushed = Unflushed::default();
     let mut connected = Vec::new();
-    for dsp in dsps.iter() {
-        let stream = sockets.connect(dsp.target.address);
+    for dsp in parts.0.iter() {
+        let stream = Gathered::new(stream::connect(dsp.target.address, parts.1), &unflushed);
         connected.push((hyper(stream).await, request(dsp)));
     }
-    together(connected, gatherings, sockets)
+    together(connected, parts, unflushed)
 }
 
-pub(crate) async fn hyper_on_glommio((dsps, readiness, gatherings): Parts<'_>) -> Crate<Hyper, Rc<Sockets>> {
+/// On sockets that write at once.
+pub(crate) async fn hyper_at_once(parts: Parts<'_>) -> Crate<Hyper> {
     let mut connected = Vec::new();
-    for dsp in dsps.iter() {
-        let stream = OnGlommio::connect(dsp.target.address).await;
+    for dsp in parts.0.iter() {
+        let stream = stream::connect(dsp.target.address, parts.1);
         connected.push((hyper(stream).await, request(dsp)));
     }
-    // None of its own: turns are taken for the timers only.
-    together(connected, gatherings, Sockets::new(readiness))
+    together(connected, parts, Unflushed::default())
 }
 
 async fn hyper<T: hyper::rt::Read + hyper::rt::Write + Unpin + 'static>(stream: T) -> Hyper {
@@ -144,24 +146,24 @@ impl Sender for Hyper {
 /// The h2 crate's.
 type H2 = h2::client::SendRequest<Bytes>;
 
-pub(crate) async fn h2_in_turns((dsps, readiness, gatherings): Parts<'_>) -> Crate<H2, Rc<Sockets>> {
-    let sockets = Sockets::new(readiness);
+pub(crate) async fn h2_gathered(parts: Parts<'_>) -> Crate<H2> {
+    let unflushed = Unflushed::default();
     let mut connected = Vec::new();
-    for dsp in dsps.iter() {
-        let stream = sockets.connect(dsp.target.address);
+    for dsp in parts.0.iter() {
+        let stream = Gathered::new(stream::connect(dsp.target.address, parts.1), &unflushed);
         connected.push((h2(stream).await, request(dsp)));
     }
-    together(connected, gatherings, sockets)
+    together(connected, parts, unflushed)
 }
 
-async fn h2(stream: InTurns) -> H2 {
+async fn h2(stream: Gathered) -> H2 {
     let (sender, connection) = h2::client::Builder::new()
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_window_size(STREAM_WINDOW)
         .initial_max_send_streams(STREAMS_MAX)
         .header_table_size(0)
         .enable_push(false)
-        .handshake(stream)
+        .handshake(TokioIo::new(stream))
         .await
         .unwrap();
     net::spawn(async {
@@ -211,12 +213,17 @@ impl Sender for H2 {
     }
 }
 
-fn together<S, D>(dsps: Vec<(S, Request<()>)>, gatherings: &Rc<Gatherings>, drives: D) -> Crate<S, D> {
+fn together<S>(
+    dsps: Vec<(S, Request<()>)>,
+    (_, readiness, gatherings): Parts<'_>,
+    unflushed: Unflushed,
+) -> Crate<S> {
     Crate {
         dsps,
         gatherings: Rc::clone(gatherings),
+        readiness: Rc::clone(readiness),
+        unflushed,
         body: RefCell::default(),
-        drives,
     }
 }
 

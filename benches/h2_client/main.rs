@@ -37,6 +37,7 @@ use corebid::fanout::{
 use corebid::net::Readiness;
 use corebid_loadtest::dsps::{Dsps, Options};
 use corebid_loadtest::simulated::Profile;
+use futures_lite::future::or;
 use glommio::{LocalExecutorBuilder, Placement};
 
 const DSPS: usize = exchange::DSPS;
@@ -55,36 +56,28 @@ const EPOCH: Duration = Duration::from_micros(500);
 #[derive(Debug, Clone, Copy)]
 enum Client {
     Ours,
-    /// hyper's on sockets that are driven in turns as ours are: written together, and read when the shard comes to it.
-    HyperInTurns,
-    /// The h2 crate's, without hyper around it, likewise.
-    H2InTurns,
-    /// hyper's on glommio's own sockets.
-    HyperOnGlommio,
+    /// The h2 crate's, without hyper around it; what it writes is gathered and sent at the end of each turn, as ours is.
+    H2Gathered,
+    /// hyper's, likewise.
+    HyperGathered,
+    /// hyper's, writing when it wants to.
+    HyperAtOnce,
 }
 
 impl Client {
     const ALL: [Self; 4] = [
         Self::Ours,
-        Self::H2InTurns,
-        Self::HyperInTurns,
-        Self::HyperOnGlommio,
+        Self::H2Gathered,
+        Self::HyperGathered,
+        Self::HyperAtOnce,
     ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Ours => "ours",
-            Self::HyperInTurns => "hyper-in-turns",
-            Self::H2InTurns => "h2-in-turns",
-            Self::HyperOnGlommio => "hyper-on-glommio",
-        }
-    }
-
-    /// Pauses between turns worth a row: glommio's sockets know no turns.
-    fn epochs(self) -> &'static [Duration] {
-        match self {
-            Self::HyperOnGlommio => &[Duration::ZERO],
-            _ => &[Duration::ZERO, EPOCH],
+            Self::H2Gathered => "h2-gathered",
+            Self::HyperGathered => "hyper-gathered",
+            Self::HyperAtOnce => "hyper-at-once",
         }
     }
 }
@@ -135,7 +128,7 @@ fn main() {
             if measure::argument("--only").is_some_and(|only| only != client.name()) {
                 continue;
             }
-            for &epoch in client.epochs() {
+            for epoch in [Duration::ZERO, EPOCH] {
                 let case = Case {
                     client,
                     epoch,
@@ -163,20 +156,20 @@ impl Case {
                 let alarm = Rc::clone(&readiness);
                 let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
                 let gatherings = Rc::new(Gatherings::default());
-                let parts = (&dsps, &readiness, &gatherings);
+                let (parts, timers) = ((&dsps, &readiness, &gatherings), &timers);
                 match self.client {
-                    Client::Ours => self.measure(ours::pool(parts), parts, &timers).await,
-                    Client::HyperInTurns => {
-                        let client = crates::hyper_in_turns(parts).await;
-                        self.measure(client, parts, &timers).await
-                    }
-                    Client::H2InTurns => {
-                        self.measure(crates::h2_in_turns(parts).await, parts, &timers)
+                    Client::Ours => self.measure(ours::pool(parts), parts, timers).await,
+                    Client::H2Gathered => {
+                        self.measure(crates::h2_gathered(parts).await, parts, timers)
                             .await
                     }
-                    Client::HyperOnGlommio => {
-                        let client = crates::hyper_on_glommio(parts).await;
-                        self.measure(client, parts, &timers).await
+                    Client::HyperGathered => {
+                        self.measure(crates::hyper_gathered(parts).await, parts, timers)
+                            .await
+                    }
+                    Client::HyperAtOnce => {
+                        self.measure(crates::hyper_at_once(parts).await, parts, timers)
+                            .await
                     }
                 }
             })
@@ -192,10 +185,9 @@ impl Case {
         timers: &Rc<Timers>,
     ) -> String {
         let client = Rc::new(client);
-        shard::drive(&client, readiness, timers, self.epoch);
         let fanout = Rc::new(Fanout::new(
             Rc::clone(dsps),
-            client,
+            Rc::clone(&client),
             Rc::clone(gatherings),
             Rc::clone(timers),
         ));
@@ -211,11 +203,15 @@ impl Case {
                 ask_on_and_on(number, &fanout, &tally, &timers).await;
             });
         }
-        timers.sleep_until(timers.now().after(self.warm_up)).await;
-        tally.reset();
-        let (began, cpu) = (timers.now(), clock::thread_cpu());
-        timers.sleep_until(began.after(self.length)).await;
-        self.row(&tally, timers.now().since(began), clock::thread_cpu() - cpu)
+        let measured = async {
+            timers.sleep_until(timers.now().after(self.warm_up)).await;
+            tally.reset();
+            let (began, cpu) = (timers.now(), clock::thread_cpu());
+            timers.sleep_until(began.after(self.length)).await;
+            (timers.now().since(began), clock::thread_cpu() - cpu)
+        };
+        let (took, used) = or(shard::drive(&client, readiness, timers, self.epoch), measured).await;
+        self.row(&tally, took, used)
     }
 
     fn row(self, tally: &Tally, took: Duration, used: Duration) -> String {

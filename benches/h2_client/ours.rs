@@ -3,9 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use corebid::clock::Instant;
+use corebid::clock::{self, Instant};
 use corebid::fanout::{DspId, Observer, Pool, PoolLimits};
-use corebid::net::Bell;
 
 use crate::Parts;
 use crate::shard::Turns;
@@ -25,15 +24,11 @@ pub(crate) fn pool((dsps, readiness, gatherings): Parts<'_>) -> Pool {
 }
 
 impl Turns for Pool {
-    fn turn(&self, now: Instant) -> std::io::Result<usize> {
-        self.turn(now)
+    fn turn(&self, now: Instant) {
+        self.turn(now).unwrap();
     }
 
-    fn flush(&self, now: Instant) {
-        self.flush(now);
-    }
-
-    fn has_unflushed(&self) -> &Bell {
-        self.has_unflushed()
+    fn flush(&self) -> bool {
+        self.flush(clock::now()) && !self.has_unread()
     }
 }

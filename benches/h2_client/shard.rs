@@ -1,57 +1,45 @@
 //! The engine of a shard, as in `src/shard/driver.rs`, but with an epoch that does not change.
 
-use std::cell::Cell;
-use std::io;
 use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
 
 use corebid::clock::{self, Instant, Timers};
-use corebid::net::{self, Bell, Readiness};
+use corebid::net::{self, Readiness};
 
-/// A client whose sockets are driven in turns.
+/// A client whose sockets are in the shard's readiness set.
 pub(crate) trait Turns {
-    /// Takes what is ready and sends what has gathered; how much there was.
-    fn turn(&self, now: Instant) -> io::Result<usize>;
+    /// Takes what is ready.
+    fn turn(&self, now: Instant);
 
-    /// Sends what has gathered.
-    fn flush(&self, now: Instant);
-
-    /// Rings when there is something to flush.
-    fn has_unflushed(&self) -> &Bell;
+    /// Sends what has gathered; false if there is more to do.
+    fn flush(&self) -> bool;
 }
 
-pub(crate) fn drive<C: Turns + 'static>(
+/// Turns for ever. All tasks must be spawned by [`net::spawn`] or run in the caller's own.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the shard itself sleeps here, not one of its tasks"
+)]
+pub(crate) async fn drive<C: Turns, T>(
     client: &Rc<C>,
     readiness: &Rc<Readiness>,
     timers: &Rc<Timers>,
     epoch: Duration,
-) {
-    let pausing = Rc::new(Cell::new(false));
-    net::spawn(flush_at_once(Rc::clone(client), Rc::clone(&pausing)));
-    let (client, readiness, timers) = (Rc::clone(client), Rc::clone(readiness), Rc::clone(timers));
-    net::spawn(async move {
-        loop {
-            let now = clock::now();
-            let moved = client.turn(now).unwrap();
-            timers.advance(now);
-            if moved == 0 {
-                readiness.wait().await.unwrap();
-            } else if epoch.is_zero() {
-                net::yield_now().await;
-            } else {
-                pausing.set(true);
-                net::pause(epoch).await;
-                pausing.set(false);
-            }
-        }
-    });
-}
-
-async fn flush_at_once<C: Turns>(client: Rc<C>, pausing: Rc<Cell<bool>>) {
+) -> T {
+    net::sleep_precisely();
     loop {
-        client.has_unflushed().rung().await;
-        if !pausing.get() {
-            client.flush(clock::now());
+        let begun = clock::now();
+        client.turn(begun);
+        timers.advance(begun);
+        let settled = net::settle().await;
+        if !client.flush() || !settled {
+            continue;
         }
+        let (now, next) = (clock::now(), begun.after(epoch));
+        if now < next {
+            thread::sleep(next.since(now));
+        }
+        readiness.wait().unwrap();
     }
 }
