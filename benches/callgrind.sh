@@ -51,11 +51,12 @@ count() { # title, rows, executable, options...: rows are "label|function", sepa
 bench=$(built orchestration)
 count "an orchestration" "whole|orchestration::counted\
 ;parse|Parser::parse_request\
-;  JSON, of requests and answers|simd_json::Deserializer::fill_tape_padded\
+;  simd-json: find structure|find_structural_bits_avx2\
 ;fan-out: answers taken, offers read|PollFn<F> as\
 ;  offers: read_offers|::read_offers\
 ;    parse an answer|Parser::parse_response\
-;      pick out its members|read_response::read\
+;      pass its long strings|strings::close_anywhere\
+;      is it UTF-8|validate_utf8_basic\
 ;    price and currency|decimal::parse_micros\
 ;    look up a currency|Currency::from_bytes\
 ;auction: one imp|auction::sell\

@@ -27,18 +27,18 @@ const ALLOCATIONS_PER_ORCHESTRATION: u64 = 1;
 ///
 /// | bytes | owner |
 /// |---|---|
-/// | 8,176 | arena, its first chunk: 4.5 kB used, room for the first answers |
-/// | 1,024 | the future: parsed request, plan, fan-out under way (912 measured) |
+/// | 8,176 | arena, its first chunk: 3.9 kB used, room for the offers of 23 DSPs and the best of their bids |
+/// | 1,024 | the future: parsed request, plan, fan-out under way (960 measured) |
 /// | 256 | its place in `Gatherings`, with 23 flags; its timer in the wheel; both in vectors that grow by doubling |
 const BYTES_WAITING_MAX: usize = 8_176 + 1_024 + 256;
 
-/// The same when 22 of 23 have answered with 600 B each, one after another, and one has not: the most it ever holds.
-/// The arena's second chunk is of twice the size and holds the rest of the offers; in `Gatherings` there is room for
-/// the 4 completions of 56 B that a vector begins with, and each of these 500 has a share of the buffers kept.
+/// The same when 22 of 23 have answered with 600 B each, one after another, and one has not: the most it ever holds. Each
+/// answer is better than the one before, and takes its memory. In `Gatherings` there is room for the 4 completions of 56 B
+/// that a vector begins with, and each of these 500 has a share of the buffers kept.
 ///
 /// Not in either: the SSP's stream and the request's body (hyper's and `ingress`'s, 1.4 kB and more), and a transport's
-/// slots for calls. Of 22 kB for each of 140,000 they may have 4: halfway between the two rows is 18.
-const BYTES_ANSWERED_MAX: usize = BYTES_WAITING_MAX + 16_384 + 1_536;
+/// slots for calls. Of 22 kB for each of 140,000 they may have 11.
+const BYTES_ANSWERED_MAX: usize = BYTES_WAITING_MAX + 1_536;
 
 #[test]
 fn a_warm_orchestration_allocates_its_response_only() {

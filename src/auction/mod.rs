@@ -112,8 +112,22 @@ pub struct Offer<'a> {
     pub floor: Option<Floor>,
     /// The same instead of the [`DealTerms::floor`] of the deal it names; 0 means here too that the imp's applies.
     pub deal_floor: Option<Floor>,
-    /// `bid.adomain`.
+    /// `bid.adomain`; of no account where the bid names no deal.
     pub adomain: &'a [&'a str],
+}
+
+impl Offer<'_> {
+    /// Whether this offer loses to `other` whatever the terms of the imp and whatever else is offered for it, where the
+    /// request has no seat lists and sells at no fixed price: what rules the other out rules this one out as well, and
+    /// between the two the price decides. Says no where it cannot tell.
+    pub fn is_surely_beaten_by(&self, other: &Self) -> bool {
+        self.price < other.price && self.is_plain() && other.is_plain()
+    }
+
+    /// Nothing but its price and its seat tells it from the next.
+    pub fn is_plain(&self) -> bool {
+        self.deal.is_none() && self.floor.is_none() && self.deal_floor.is_none()
+    }
 }
 
 /// A DSP's place in the configuration, from 0.

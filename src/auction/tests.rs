@@ -290,6 +290,21 @@ proptest! {
 }
 
 /// What holds for every auction, the twin's agreement among it.
+proptest! {
+    #[test]
+    fn what_is_surely_beaten_never_wins(setting in any_setting(), offers in any_offers()) {
+        let open = setting.wseat.is_empty() && setting.bseat.is_empty() && setting.auction_type != AuctionType::FixedPrice;
+        setting.with(&offers, |imp, offers| {
+            let arena = Bump::new();
+            let sale = sell(imp, offers, &setting.rules, &arena);
+            let Some(winner) = sale.winner.filter(|_| open) else { return Ok(()) };
+            let winner = &offers[winner.offer];
+            prop_assert!(!offers.iter().any(|other| winner.is_surely_beaten_by(other)));
+            Ok(())
+        })?;
+    }
+}
+
 fn hold_to_the_laws(setting: &Setting, offers: &[OwnedOffer]) -> Result<(), TestCaseError> {
     setting.with(offers, |imp, offers| {
         let rules = &setting.rules;

@@ -166,13 +166,19 @@ impl<'a> Pull<'a> {
         Ok(())
     }
 
+    /// Moves behind the closing bracket in front.
+    #[inline]
+    fn leave(&mut self) {
+        self.depth_left += 1;
+        self.at += 1;
+    }
+
     /// In front of the next member or element of the container that was entered; behind it, and false, if that was all.
     #[inline]
     fn next(&mut self, close: u8, is_first: &mut bool) -> Result<bool, Malformed> {
         let byte = self.pass_space();
         if byte == Some(close) {
-            self.at += 1;
-            self.depth_left += 1;
+            self.leave();
             return Ok(false);
         }
         if !std::mem::replace(is_first, false) {
@@ -275,6 +281,10 @@ impl<'a> Source<'a> for Pull<'a> {
 
     #[inline(always)]
     fn next_member(&mut self, members: &mut Members) -> Result<Option<usize>, Malformed> {
+        if self.first() == Some(b'}') {
+            self.leave();
+            return Ok(None);
+        }
         match self.plain_member(members) {
             Some(index) => Ok(Some(index)),
             None => self.any_member(members),
@@ -353,7 +363,39 @@ impl<'a> Source<'a> for Pull<'a> {
         }
         self.skip().map(|()| None)
     }
+
+    #[inline(always)]
+    fn count(&mut self) -> Result<Option<u32>, Malformed> {
+        if let Some((count, end)) = plain_count(self.body(), self.at) {
+            self.at = end;
+            return Ok(Some(count));
+        }
+        Ok(self.whole()?.and_then(|number| u32::try_from(number).ok()))
+    }
 }
+
+/// `300`: what is counted by the number at `start`, and where it ends, if it is written as nearly all are.
+#[inline(always)]
+fn plain_count(body: &[u8], start: usize) -> Option<(u32, usize)> {
+    let Some(first @ b'1'..=b'9') = body.get(start) else {
+        return None;
+    };
+    let mut count = u32::from(first - b'0');
+    let mut at = start + 1;
+    loop {
+        match body.get(at) {
+            Some(digit @ b'0'..=b'9') if at - start < PLAIN_DIGITS => {
+                count = 10 * count + u32::from(digit - b'0')
+            }
+            Some(b',' | b'}' | b']') => return Some((count, at)),
+            _ => return None,
+        }
+        at += 1;
+    }
+}
+
+/// As many digits as always fit 32 bits.
+const PLAIN_DIGITS: usize = 9;
 
 /// Behind one digit or more.
 #[inline]

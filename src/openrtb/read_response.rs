@@ -174,6 +174,7 @@ impl<'a, S: Source<'a>> Reader<'_, 'a, S> {
         self.source.enter_object(table).map_err(Into::into)
     }
 
+    #[inline]
     fn next(&mut self, members: &mut S::Members) -> Result<Option<usize>, BadResponse> {
         self.source.next_member(members).map_err(Into::into)
     }
@@ -202,7 +203,7 @@ fn refuse_repeated<'a, S: Source<'a>>(members: &S::Members) -> Result<(), BadRes
     S::repeated(members).map_or(Ok(()), |name| Err(BadResponse::RepeatedMember(name)))
 }
 
-/// A bid while it is read, with the first fault found in it.
+/// A bid while it is read, with the first fault found in it. An empty string is not put in: it says nothing.
 #[derive(Default)]
 struct Draft<'a> {
     price: Option<(NumberText<'a>, Span)>,
@@ -238,20 +239,20 @@ impl<'a> Draft<'a> {
                 ID | IMPID | DEALID => {
                     let text = source.string(arena)?;
                     match index {
-                        ID => self.id = text,
-                        IMPID => self.impid = text,
-                        _ => self.dealid = text,
+                        ID => self.id = given(text),
+                        IMPID => self.impid = given(text),
+                        _ => self.dealid = given(text),
                     }
                     text.is_some()
                 }
                 ADM | NURL | BURL | LURL | ADID | BUNDLE | CRID | LANGUAGE => {
                     let text = source.quoted()?;
                     match index {
-                        ADM => self.adm = text,
-                        NURL => self.nurl = text,
-                        BURL => self.burl = text,
-                        LURL => self.lurl = text,
-                        ADID => self.adid = text,
+                        ADM => self.adm = filled(text),
+                        NURL => self.nurl = filled(text),
+                        BURL => self.burl = filled(text),
+                        LURL => self.lurl = filled(text),
+                        ADID => self.adid = filled(text),
                         // What nobody reads further is still what OpenRTB says it is, or the bid is not understood.
                         _ => {}
                     }
@@ -306,14 +307,13 @@ impl<'a> Draft<'a> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
-        let id = nonempty(self.id).ok_or(BidFault::NoId)?;
-        let impid = nonempty(self.impid).ok_or(BidFault::NoImpId)?;
+        let id = self.id.ok_or(BidFault::NoId)?;
+        let impid = self.impid.ok_or(BidFault::NoImpId)?;
         let (price, price_span) = self.price.ok_or(BidFault::NoPrice)?;
         if price.is_negative() {
             return Err(BidFault::NegativePrice);
         }
-        let (adm, nurl, adid) = (given(self.adm), given(self.nurl), given(self.adid));
-        if adm.is_none() && nurl.is_none() && adid.is_none() {
+        if self.adm.is_none() && self.nurl.is_none() && self.adid.is_none() {
             return Err(BidFault::NoMarkup);
         }
         Ok(Bid {
@@ -322,12 +322,12 @@ impl<'a> Draft<'a> {
             price,
             id,
             impid,
-            dealid: nonempty(self.dealid),
-            adm,
-            nurl,
-            burl: given(self.burl),
-            lurl: given(self.lurl),
-            adid,
+            dealid: self.dealid,
+            adm: self.adm,
+            nurl: self.nurl,
+            burl: self.burl,
+            lurl: self.lurl,
+            adid: self.adid,
             adomain: self.adomain,
             mtype: self.mtype,
             dur_s: self.dur_s,
@@ -347,13 +347,11 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// An empty string says nothing.
-fn nonempty(text: Option<&str>) -> Option<&str> {
+fn given(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.is_empty())
 }
 
-/// The same before it is unescaped.
-fn given(text: Option<StringText<'_>>) -> Option<StringText<'_>> {
+fn filled(text: Option<StringText<'_>>) -> Option<StringText<'_>> {
     text.filter(|text| !text.is_empty())
 }
 

@@ -1,7 +1,7 @@
 //! JSON strings in bytes that nobody unescaped: where one ends, whether its escapes are right, what it stands for.
 //! Refuses what RFC 8259 §7 refuses, and half a surrogate pair, which stands for nothing.
 
-use super::marks::{PART_BYTES, marks};
+use super::marks::{Marks, PART_BYTES};
 use bumpalo::Bump;
 use bumpalo::collections::String as ArenaString;
 
@@ -80,7 +80,11 @@ impl<'a> StringText<'a> {
 pub(super) fn close(body: &[u8], start: usize) -> Result<(usize, bool), usize> {
     // Most strings are short.
     if let Some(part) = body.get(start..).and_then(|rest| rest.first_chunk()) {
-        let marked = marks(part).trailing_zeros() as usize;
+        let bits = Marks::of(part).any();
+        if bits == 0 {
+            return close_anywhere(body, start + PART_BYTES);
+        }
+        let marked = bits.trailing_zeros() as usize;
         if part.get(marked) == Some(&b'"') {
             return Ok((start + marked, false));
         }
@@ -92,26 +96,38 @@ pub(super) fn close(body: &[u8], start: usize) -> Result<(usize, bool), usize> {
 fn close_anywhere(body: &[u8], start: usize) -> Result<(usize, bool), usize> {
     let (mut at, mut is_escaped) = (start, false);
     while let Some(part) = body.get(at..).and_then(|rest| rest.first_chunk()) {
-        let mut bits = marks(part);
-        at += loop {
-            if bits == 0 {
-                break PART_BYTES;
+        let marks = Marks::of(part);
+        let escaped = marks.backslashes << 1;
+        if escaped & !marks.quotes & PART_BITS != 0 {
+            // Something else than a quote is escaped here: up to there, one mark after the other.
+            let marked = at + marks.any().trailing_zeros() as usize;
+            match body.get(marked) {
+                Some(b'"') => return Ok((marked, is_escaped)),
+                Some(b'\\') => (at, is_escaped) = (escape_end(body, marked)?, true),
+                _ => return Err(marked),
             }
-            let marked = bits.trailing_zeros() as usize;
-            match part.get(marked) {
-                Some(b'"') => return Ok((at + marked, is_escaped)),
-                Some(b'\\') => is_escaped = true,
-                _ => return Err(at + marked),
-            }
-            let end = escape_end(body, at + marked)? - at;
-            if end >= PART_BYTES {
-                break end;
-            }
-            bits &= u32::MAX << end;
-        };
+            continue;
+        }
+        // Markup is full of escaped quotes: all of them at once.
+        let ends = marks.quotes & !escaped | marks.controls;
+        if ends != 0 {
+            let end = ends.trailing_zeros();
+            is_escaped |= marks.backslashes & !(u32::MAX << end) != 0;
+            let place = at + end as usize;
+            return match marks.controls >> end & 1 {
+                0 => Ok((place, is_escaped)),
+                _ => Err(place),
+            };
+        }
+        is_escaped |= marks.backslashes != 0;
+        // A backslash in the last place is looked at again, together with what it escapes.
+        at += PART_BYTES - (marks.backslashes >> (PART_BYTES - 1)) as usize;
     }
     close_at_the_end(body, at, is_escaped)
 }
+
+/// A bit for each byte of a part.
+const PART_BITS: u32 = (1 << PART_BYTES) - 1;
 
 /// The same byte by byte, for the last few.
 fn close_at_the_end(body: &[u8], mut at: usize, mut is_escaped: bool) -> Result<(usize, bool), usize> {

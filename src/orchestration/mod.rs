@@ -26,6 +26,7 @@ pub use arena::Arenas;
 pub use isolate::{Panicked, isolate};
 pub use outcome::Outcome;
 
+use arena::Scratch;
 use offers::Offers;
 
 /// Orchestration options.
@@ -53,6 +54,7 @@ pub struct Orchestrator<T> {
     fanout: Fanout<T>,
     parser: RefCell<Parser>,
     arenas: Arenas,
+    scratch: Scratch,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
 }
@@ -66,6 +68,7 @@ impl<T: Transport> Orchestrator<T> {
             fanout,
             parser,
             arenas: Arenas::default(),
+            scratch: Scratch::default(),
             timers,
             recorder,
         }

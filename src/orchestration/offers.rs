@@ -9,7 +9,7 @@ use crate::auction::{DspIndex, Offer};
 use crate::fanout::{Answer, CallFailure, DspId, Response, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
-use crate::openrtb::{Bid, BidFault, BidRequest, BidResponse, BidText};
+use crate::openrtb::{AuctionType, Bid, BidFault, BidRequest, BidResponse, BidText, Span};
 use crate::telemetry::{BidResult, DspOutcome, Rounded};
 
 /// What the DSPs offered for one bid request.
@@ -26,6 +26,11 @@ pub(super) struct Offers<'a> {
     pub(super) non_bids: &'a mut [NonBidStatus],
     /// Groups so far; a group's number is its place among them, from 0.
     pub(super) groups: usize,
+    texts: ArenaVec<'a, Text<'a>>,
+    /// By imp: the text of the offer that has surely beaten the others like it.
+    leaders: &'a mut [Option<usize>],
+    /// Between plain offers the price decides: no seat is barred, no price is fixed.
+    price_decides: bool,
 }
 
 /// An offer and what it was made of.
@@ -35,12 +40,48 @@ pub(super) struct OfferFor<'a> {
     pub(super) imp: usize,
     /// As the auction sees it.
     pub(super) offer: Offer<'a>,
-    /// As the DSP wrote it.
-    pub(super) bid: BidText<'a>,
-    /// The seat as the DSP wrote it.
-    pub(super) seat_raw: Option<&'a [u8]>,
     /// The all-or-nothing group it belongs to (`seatbid.group`, OpenRTB 2.6 §4.2.2).
     pub(super) group: Option<usize>,
+}
+
+/// What the DSP wrote of an offer that may win, in memory that goes to the next one when it is beaten.
+#[derive(Debug)]
+struct Text<'a> {
+    /// The position of the offer in the list.
+    offer: usize,
+    /// The bid, and behind it the seat, if there is one.
+    bytes: ArenaVec<'a, u8>,
+    bid_bytes: usize,
+    price_span: Span,
+}
+
+/// Room for a text is made in such steps, so that the next, a few bytes longer, has room in it too.
+const TEXT_STEP_BYTES: usize = 128;
+
+impl<'a> Text<'a> {
+    fn new(arena: &'a Bump, offer: usize, bid: BidText<'_>, seat_raw: &[u8]) -> Self {
+        let room = (bid.raw.len() + seat_raw.len()).next_multiple_of(TEXT_STEP_BYTES);
+        let mut bytes = ArenaVec::with_capacity_in(room, arena);
+        bytes.extend_from_slice_copy(bid.raw);
+        bytes.extend_from_slice_copy(seat_raw);
+        Self {
+            offer,
+            bytes,
+            bid_bytes: bid.raw.len(),
+            price_span: bid.price_span,
+        }
+    }
+
+    fn replace(&mut self, arena: &'a Bump, offer: usize, bid: BidText<'_>, seat_raw: &[u8]) {
+        if bid.raw.len() + seat_raw.len() > self.bytes.capacity() {
+            *self = Self::new(arena, offer, bid, seat_raw);
+            return;
+        }
+        self.bytes.clear();
+        self.bytes.extend_from_slice_copy(bid.raw);
+        self.bytes.extend_from_slice_copy(seat_raw);
+        (self.offer, self.bid_bytes, self.price_span) = (offer, bid.raw.len(), bid.price_span);
+    }
 }
 
 impl<'a> Offers<'a> {
@@ -54,15 +95,60 @@ impl<'a> Offers<'a> {
             offered: arena.alloc_slice_fill_copy(plan.calls.len() * request.imps.len(), false),
             non_bids: arena.alloc_slice_fill_copy(plan.calls.len(), NonBidStatus::NoBid),
             groups: 0,
+            texts: ArenaVec::new_in(arena),
+            leaders: arena.alloc_slice_fill_copy(request.imps.len(), None),
+            price_decides: request.wseat.is_empty()
+                && request.bseat.is_empty()
+                && request.at != AuctionType::FixedPrice,
         }
     }
 
-    fn add(&mut self, offer: OfferFor<'a>) {
+    /// Adds an offer, and keeps what the DSP wrote while it may win: one text for each imp and not one for each of 23
+    /// offers, as long as the price decides between them.
+    fn add(&mut self, offer: OfferFor<'a>, bid: BidText<'_>, seat_raw: &[u8], in_group: bool) {
         if self.list.is_empty() {
             // Not before: while no DSP has answered there may be 140,000 such lists.
-            self.list.reserve(self.non_bids.len());
+            self.list.reserve_exact(self.non_bids.len());
+        }
+        let position = self.list.len();
+        let is_plain = self.price_decides && !in_group && offer.offer.is_plain();
+        let leader = self.leaders[offer.imp].filter(|_| is_plain);
+        match leader.map(|leader| &mut self.texts[leader]) {
+            Some(leader) => {
+                let leading = &self.list[leader.offer].offer;
+                if leading.is_surely_beaten_by(&offer.offer) {
+                    leader.replace(self.arena, position, bid, seat_raw);
+                } else if !offer.offer.is_surely_beaten_by(leading) {
+                    self.texts.push(Text::new(self.arena, position, bid, seat_raw));
+                }
+            }
+            None => {
+                if is_plain {
+                    self.leaders[offer.imp] = Some(self.texts.len());
+                }
+                self.texts.push(Text::new(self.arena, position, bid, seat_raw));
+            }
         }
         self.list.push(offer);
+    }
+
+    /// Takes the offers from `first` on out again.
+    fn take_out(&mut self, first: usize) -> usize {
+        let count = self.list.len() - first;
+        self.list.truncate(first);
+        self.texts.retain(|text| text.offer < first);
+        count
+    }
+
+    /// What the DSP wrote of the offer at this position of the list, if it may win: the bid and the seat.
+    pub(super) fn text(&self, position: usize) -> Option<(BidText<'_>, Option<&[u8]>)> {
+        let text = self.texts.iter().find(|text| text.offer == position)?;
+        let (raw, seat_raw) = text.bytes.split_at(text.bid_bytes);
+        let bid = BidText {
+            raw,
+            price_span: text.price_span,
+        };
+        Some((bid, Some(seat_raw).filter(|seat| !seat.is_empty())))
     }
 
     /// Whether the DSP of `call` made an offer for `imp`.
@@ -111,11 +197,23 @@ impl<T: Transport> Orchestrator<T> {
             // Redirects are not followed: where a bid request goes is configured, not for a DSP to say.
             _ => return Err(Unusable::Status),
         }
-        // What is read of an answer is of use until its offers are made: they keep what they need, a third of it.
-        let scratch = self.arenas.take();
-        let Ok(read) = self.parser.borrow().parse_response(response.body, &scratch) else {
-            return Err(Unusable::Invalid);
-        };
+        // What is read of an answer is of use until its offers are made: they keep what they need.
+        self.scratch.with(
+            |scratch| match self.parser.borrow().parse_response(response.body, scratch) {
+                Ok(read) => self.take_response(offers, call, dsp, &read, response.connection),
+                Err(_) => Err(Unusable::Invalid),
+            },
+        )
+    }
+
+    fn take_response(
+        &self,
+        offers: &mut Offers<'_>,
+        call: usize,
+        dsp: DspId,
+        read: &BidResponse<'_>,
+        connection: u64,
+    ) -> Result<(), Unusable> {
         let no_bid = read.seats.iter().all(|seat| seat.bids.is_empty()) && read.bad_bids.is_empty();
         if no_bid {
             let reason = read
@@ -129,17 +227,17 @@ impl<T: Transport> Orchestrator<T> {
         if read.id != Some(offers.request.id) {
             // It answers another request: a late answer, or a DSP that mixes them up. Its price must not enter, and
             // what else comes on that connection may be as wrong.
-            self.fanout.transport().distrust(response.connection);
-            self.lose_all(dsp, &read, LossReason::InvalidAuctionId);
+            self.fanout.transport().distrust(connection);
+            self.lose_all(dsp, read, LossReason::InvalidAuctionId);
             return Err(Unusable::Invalid);
         }
         for bad in read.bad_bids {
             self.lose(dsp, of_fault(bad.fault), BidResult::Invalid);
         }
         let before = offers.list.len();
-        match currency_of(&read, offers) {
-            Some(currency) => self.take_bids(offers, call, dsp, &read, currency),
-            None => self.lose_all(dsp, &read, LossReason::InvalidBidResponse),
+        match currency_of(read, offers) {
+            Some(currency) => self.take_bids(offers, call, dsp, read, currency),
+            None => self.lose_all(dsp, read, LossReason::InvalidBidResponse),
         }
         if offers.list.len() > before {
             Ok(())
@@ -161,7 +259,6 @@ impl<T: Transport> Orchestrator<T> {
         let mut positions = 0..;
         for seat in read.seats {
             let seat_name = seat.seat.map(|seat| &*arena.alloc_str(seat));
-            let seat_raw = seat.seat_raw.map(|raw| &*arena.alloc_slice_copy(raw));
             let group = (seat.group && seat.bids.len() > 1).then(|| {
                 offers.groups += 1;
                 offers.groups - 1
@@ -171,17 +268,8 @@ impl<T: Transport> Orchestrator<T> {
             for (bid, position) in seat.bids.iter().zip(&mut positions) {
                 match self.offer(offers, dsp, position, seat_name, bid, currency) {
                     Ok((imp, offer)) => {
-                        let offer = OfferFor {
-                            imp,
-                            offer,
-                            bid: BidText {
-                                raw: arena.alloc_slice_copy(bid.raw),
-                                ..bid.text()
-                            },
-                            seat_raw,
-                            group,
-                        };
-                        offers.add(offer);
+                        let offer = OfferFor { imp, offer, group };
+                        offers.add(offer, bid.text(), seat.seat_raw.unwrap_or_default(), seat.group);
                     }
                     Err(reason) => {
                         self.lose(dsp, reason, BidResult::Invalid);
@@ -191,7 +279,7 @@ impl<T: Transport> Orchestrator<T> {
             }
             if seat.group && !(whole && each_for_an_imp_of_its_own(&offers.list[first..], imps, arena)) {
                 // A bid of this group can never win, so none of it may.
-                for _ in offers.list.drain(first..) {
+                for _ in 0..offers.take_out(first) {
                     self.lose(dsp, LossReason::InvalidBidResponse, BidResult::Lost);
                 }
             }
@@ -229,7 +317,12 @@ impl<T: Transport> Orchestrator<T> {
             deal: bid.dealid.map(|deal| &*arena.alloc_str(deal)),
             floor: self.imp_floor_of(bid, &imps[imp], offers.currency),
             deal_floor: self.deal_floor_of(bid, &imps[imp], offers.currency),
-            adomain: arena.alloc_slice_fill_iter(bid.adomain.iter().map(|domain| &*arena.alloc_str(domain))),
+            adomain: match bid.dealid {
+                Some(_) => {
+                    arena.alloc_slice_fill_iter(bid.adomain.iter().map(|domain| &*arena.alloc_str(domain)))
+                }
+                None => &[],
+            },
         };
         Ok((imp, offer))
     }
@@ -298,5 +391,165 @@ fn of_fault(fault: BidFault) -> LossReason {
         | BidFault::NegativePrice
         | BidFault::BadMember(_)
         | BidFault::RepeatedMember(_) => LossReason::InvalidBidResponse,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auction::{self, DealTerms, Floor, FloorRule, ImpTerms, Rules};
+    use crate::openrtb::{Limits, Parser, Validation};
+    use proptest::prelude::*;
+
+    const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}},{"id":"2","banner":{}}]"#;
+
+    /// A bid of some seat, as `Offers` gets it.
+    #[derive(Clone, Copy, Debug)]
+    struct Added {
+        imp: usize,
+        micros: i64,
+        has_deal: bool,
+        has_seat: bool,
+        bytes: usize,
+    }
+
+    proptest! {
+        /// Whatever the order, whatever is taken out again: who wins has kept what its DSP wrote.
+        #[test]
+        fn the_winner_has_its_text(
+            // A list of bids, each with whether it is a group, and whether that is taken out again.
+            seats in prop::collection::vec((prop::collection::vec(added(), 1..4), any::<(bool, bool)>()), 0..20),
+            (has_seat_list, prefer_deals) in any::<(bool, bool)>(),
+        ) {
+            let arena = Bump::new();
+            let list = if has_seat_list { r#","bseat":["none"]}"# } else { "}" };
+            let body = format!("{REQUEST}{list}");
+            let request = Parser::new(Limits::default()).parse_request(body.as_bytes(), &arena, &Validation::default());
+            let plan = Plan { calls: &[], currency: Currency::USD, bid_currencies: &[] };
+            let mut offers = Offers::new(&request.unwrap(), &plan, &arena);
+            let mut wrote: Vec<(String, &str)> = Vec::new();
+            for (bids, (is_group, goes)) in seats {
+                let first = offers.list.len();
+                for bid in bids {
+                    let raw = format!("{:0>width$}", wrote.len(), width = bid.bytes);
+                    let seat = if bid.has_seat { "\"s\"" } else { "" };
+                    let text = BidText { raw: raw.as_bytes(), price_span: Span { start: 0, end: bid.bytes } };
+                    offers.add(offer(bid, offers.list.len()), text, seat.as_bytes(), is_group);
+                    wrote.push((raw, seat));
+                }
+                if is_group && goes {
+                    let count = offers.take_out(first);
+                    wrote.truncate(wrote.len() - count);
+                }
+            }
+            for imp in 0..2 {
+                let positions: Vec<_> = (0..wrote.len()).filter(|position| offers.list[*position].imp == imp).collect();
+                let candidates: Vec<_> = positions.iter().map(|position| offers.list[*position].offer).collect();
+                let Some(winner) = auction::sell(&TERMS, &candidates, &rules(prefer_deals), &arena).winner else {
+                    continue;
+                };
+                let position = positions[winner.offer];
+                let (bid, seat) = offers.text(position).unwrap();
+                let (raw, seat_raw) = &wrote[position];
+                prop_assert_eq!((bid.raw, seat.unwrap_or_default()), (raw.as_bytes(), seat_raw.as_bytes()));
+                prop_assert_eq!(bid.price_span.end, raw.len());
+            }
+        }
+    }
+
+    #[test]
+    fn of_plain_offers_only_the_best_keeps_its_text() {
+        let arena = Bump::new();
+        let body = format!("{REQUEST}}}");
+        let request =
+            Parser::new(Limits::default()).parse_request(body.as_bytes(), &arena, &Validation::default());
+        let plan = Plan {
+            calls: &[],
+            currency: Currency::USD,
+            bid_currencies: &[],
+        };
+        let mut offers = Offers::new(&request.unwrap(), &plan, &arena);
+        for micros in [3, 5, 4, 7, 1, 7, 9] {
+            let bid = Added {
+                imp: 0,
+                micros,
+                has_deal: false,
+                has_seat: false,
+                bytes: 600,
+            };
+            let text = BidText {
+                raw: &[b'x'; 600],
+                price_span: Span { start: 0, end: 1 },
+            };
+            offers.add(offer(bid, offers.list.len()), text, &[], false);
+        }
+        let kept: Vec<_> = (0..7)
+            .filter(|position| offers.text(*position).is_some())
+            .collect();
+        assert_eq!(
+            kept,
+            [5, 6],
+            "the best, and one that was as good as the best before it"
+        );
+    }
+
+    const TERMS: ImpTerms<'static> = ImpTerms {
+        floor: Floor::Known(Cpm::ZERO),
+        auction_type: auction::AuctionType::SecondPrice,
+        private: false,
+        deals: &[DealTerms {
+            id: "d",
+            floor: Floor::Known(Cpm::ZERO),
+            auction_type: None,
+            guaranteed: false,
+            wseat: &[],
+            wadomain: &[],
+        }],
+        wseat: &[],
+        bseat: &[],
+        tie_seed: 7,
+    };
+
+    fn rules(prefer_deals: bool) -> Rules {
+        Rules {
+            floor_rule: FloorRule::Above,
+            increment: Cpm::ZERO,
+            prefer_deals,
+        }
+    }
+
+    fn offer(bid: Added, position: usize) -> OfferFor<'static> {
+        let offer = Offer {
+            dsp: DspIndex(0),
+            position: u32::try_from(position).unwrap(),
+            seat: None,
+            price: Cpm::from_micros(bid.micros).unwrap(),
+            deal: bid.has_deal.then_some("d"),
+            floor: None,
+            deal_floor: None,
+            adomain: &[],
+        };
+        OfferFor {
+            imp: bid.imp,
+            offer,
+            group: None,
+        }
+    }
+
+    fn added() -> impl Strategy<Value = Added> {
+        let parts = (
+            0..2_usize,
+            0..6_i64,
+            prop::bool::weighted(0.2),
+            any::<bool>(),
+            3..400_usize,
+        );
+        parts.prop_map(|(imp, micros, has_deal, has_seat, bytes)| Added {
+            imp,
+            micros,
+            has_deal,
+            has_seat,
+            bytes,
+        })
     }
 }

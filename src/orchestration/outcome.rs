@@ -37,17 +37,20 @@ impl<T: Transport> Orchestrator<T> {
         }
         let mut wins = ArenaVec::with_capacity_in(sales.won.len(), offers.arena);
         wins.extend(sales.won.iter().map(|&(position, clearing)| {
-            let offer = &offers.list[position];
-            let seat = match offer.seat_raw {
+            let Some((bid, seat_raw)) = offers.text(position) else {
+                unreachable!("an offer that is surely beaten does not win")
+            };
+            let dsp = offers.list[position].offer.dsp.0;
+            let seat = match seat_raw {
                 Some(raw) => Seat::Raw(raw),
-                None => Seat::Name(&self.fanout.dsps()[usize::from(offer.offer.dsp.0)].name),
+                None => Seat::Name(&self.fanout.dsps()[usize::from(dsp)].name),
             };
             let mut text = [0; TEXT_BYTES_MAX];
             let price = &*offers.arena.alloc_str(write_micros(clearing.micros(), &mut text));
             Win {
-                dsp: offer.offer.dsp.0,
+                dsp,
                 seat,
-                bid: offer.bid,
+                bid,
                 price,
             }
         }));
