@@ -32,8 +32,8 @@ pub struct Args {
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
-    /// TOML file: sections [hold], [bid_requests], [dsps] and [exchange] with the same keys (snake_case); what the
-    /// command line says wins
+    /// TOML file: sections hold, bid_requests, dsps and exchange with the same keys (snake_case); what the command
+    /// line says wins
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
     /// What to send.
