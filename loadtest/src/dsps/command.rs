@@ -62,8 +62,8 @@ pub struct Args {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cores: Vec<usize>,
 
-    /// TOML file that `run` or `hold` is given too: section [dsps] with the keys below (snake_case), and the
-    /// faults of every [[phase]]. What the command line says wins
+    /// TOML file that `run` or `hold` is given too: section dsps with the keys below (snake_case), and the faults
+    /// of every phase. What the command line says wins
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
 

@@ -38,8 +38,8 @@ pub struct Args {
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
-    /// TOML file: sections [run], [bid_requests], [dsps] and [exchange] with the same keys (snake_case), and any
-    /// number of [[phase]]; what the command line says wins
+    /// TOML file: sections run, bid_requests, dsps and exchange with the same keys (snake_case), and a list of
+    /// phases; what the command line says wins
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
     /// What to send.

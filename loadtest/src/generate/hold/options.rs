@@ -32,8 +32,8 @@ pub struct Args {
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub json: bool,
-    /// TOML file: sections [hold], [bid_requests], [dsps] and [exchange] with the same keys (snake_case); what the
-    /// command line says wins
+    /// TOML file: sections hold, bid_requests, dsps and exchange with the same keys (snake_case); what the command
+    /// line says wins
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
     /// What to send.
@@ -140,7 +140,7 @@ pub(super) fn connections(protocol: Protocol) -> usize {
     }
 }
 
-/// Seven times what is promised. Each takes about 0.3 kB here and 0.1 kB for each DSP in the simulator.
+/// Seven times what is promised. Each takes about 0.2 kB here and 0.13 kB for each DSP in the simulator.
 const IN_FLIGHT_MAX: u64 = 1_000_000;
 /// Half of what corebid allows on a connection, so that it does not matter where the next one goes.
 const STREAMS_EACH: u64 = 10_000;
