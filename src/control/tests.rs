@@ -25,6 +25,7 @@ fn visited(limits: Limits) -> Visited {
     let options = ControlOptions {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         effective_toml: "[server]\n".to_owned(),
+        hlog: None,
         limits,
     };
     let take: Commands = Box::new(move |command| sender.try_send(command).is_ok());
@@ -230,6 +231,7 @@ fn a_port_in_use_is_an_error_at_the_start() {
     let options = ControlOptions {
         listen: visited.control.address(),
         effective_toml: String::new(),
+        hlog: None,
         limits: Limits::default(),
     };
     let (_, merged) = telemetry::channel(1);

@@ -11,7 +11,7 @@ use super::epoch::Epoch;
 use crate::clock::{self, Timers};
 use crate::fanout::Pool;
 use crate::net::{self, Readiness};
-use crate::telemetry::Recorder;
+use crate::telemetry::{Recorder, StallCause};
 
 /// Starts the engine. Without its readiness set a shard can do nothing: why that failed shows in what is returned, and
 /// the shard then ends, so that the supervisor starts another.
@@ -66,12 +66,18 @@ impl Driver {
         let mut epoch = Epoch::new(self.epoch_max, clock::now(), clock::thread_cpu());
         loop {
             let now = clock::now();
+            self.recorder.turn_begins();
+            if self.timers.due() <= now {
+                self.recorder.timer_late(nanos(now.since(self.timers.due())));
+            }
             let moved = self.pool.turn(now)?;
             self.timers.advance(now);
             if moved == 0 {
                 self.readiness.wait().await?;
                 continue;
             }
+            self.recorder
+                .worked(StallCause::DspIo, nanos(clock::now().since(now)));
             let pause = epoch.length(now, clock::thread_cpu);
             // Everything that was woken runs now. How much later than wanted it is this task's turn again is how long
             // a DSP's answer may lie unread.
@@ -83,8 +89,13 @@ impl Driver {
                 self.pausing.set(false);
             }
             let stall = clock::now().since(now.after(pause));
-            self.recorder
-                .loop_stall(u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX));
+            self.recorder.loop_stall(nanos(stall), || {
+                nanos(epoch.used_since_measured(clock::thread_cpu()))
+            });
         }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -37,6 +37,12 @@ impl Epoch {
         }
     }
 
+    /// How much CPU time the thread has used since the last measurement, at most [`MEASURE_INTERVAL`] before the last
+    /// call of [`Self::length`], when it has used `cpu` so far.
+    pub(super) fn used_since_measured(&self, cpu: Duration) -> Duration {
+        cpu.saturating_sub(self.cpu_at)
+    }
+
     /// How long to wait now. `cpu` tells the CPU time that the thread has used so far.
     pub(super) fn length(&mut self, now: Instant, cpu: impl FnOnce() -> Duration) -> Duration {
         let passed = now.since(self.measured_at);

@@ -18,10 +18,10 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
-use crate::clock::{self, Timers};
+use crate::clock::{self, Instant, Timers};
 use crate::fanout::{Connections, DspId, DspOptions, Fanout, Gatherings, Observer, Pool, PoolLimits};
 use crate::ingress::{self, Ingress};
-use crate::net::{Listener, Readiness, Signal};
+use crate::net::{self, Listener, Readiness, Signal};
 use crate::orchestration::{self, Orchestrator};
 use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
 
@@ -152,6 +152,7 @@ async fn run(
         timers,
         recorder,
         rounds: Cell::new(0),
+        cpu: Cell::new((clock::now(), clock::thread_cpu())),
         counts: RefCell::default(),
     };
     while post.commands.try_recv().is_err() {
@@ -216,9 +217,12 @@ struct CountsLateAnswers(Rc<Recorder>);
 
 impl Observer for CountsLateAnswers {
     fn late(&self, dsp: DspId, late: Duration) {
-        self.0
-            .dsp_late(dsp.index(), u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
+        self.0.dsp_late(dsp.index(), nanos(late));
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A shard's care for itself, off every request's path.
@@ -228,6 +232,8 @@ struct Care {
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     rounds: Cell<u32>,
+    /// When the thread's CPU time was last read, and what it was.
+    cpu: Cell<(Instant, Duration)>,
     counts: RefCell<Vec<Connections>>,
 }
 
@@ -237,6 +243,7 @@ impl Care {
         self.timers
             .sleep_until(self.timers.now().after(CARE_INTERVAL))
             .await;
+        self.probe().await;
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
         if round.is_multiple_of(CARE_ROUNDS_PER_SWEEP) {
@@ -244,6 +251,7 @@ impl Care {
         }
         if round.is_multiple_of(CARE_ROUNDS_PER_INTERVAL) {
             self.gauges();
+            self.cpu();
             // When the housekeeping thread is behind, the interval grows and goes with the next round.
             self.recorder.publish();
         }
@@ -265,6 +273,20 @@ impl Care {
         }
         self.gauges();
         self.recorder.publish();
+    }
+
+    /// Goes to the end of the queue of tasks that can run: how long that takes, any of them waits.
+    async fn probe(&self) {
+        let asked = self.timers.now();
+        net::yield_now().await;
+        self.recorder.queue_delay(nanos(self.timers.now().since(asked)));
+    }
+
+    fn cpu(&self) {
+        let (now, cpu) = (self.timers.now(), clock::thread_cpu());
+        let (read_at, cpu_then) = self.cpu.replace((now, cpu));
+        self.recorder
+            .cpu(nanos(cpu.saturating_sub(cpu_then)), nanos(now.since(read_at)));
     }
 
     fn gauges(&self) {
