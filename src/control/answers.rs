@@ -136,6 +136,13 @@ impl Pages {
         merged.tick(now)
     }
 
+    /// As [`Self::collect`], and ends the second that is not over.
+    pub(super) fn collect_the_last(&self, now: Moment) -> Option<Arc<[u8]>> {
+        let mut merged = self.0.merged.borrow_mut();
+        merged.collect();
+        merged.end_second(now)
+    }
+
     /// After a reload.
     pub(super) fn show_config(&self, effective_toml: String) {
         self.0.effective_toml.replace(effective_toml);
@@ -287,7 +294,8 @@ impl Refusal {
 
 fn window(query: &Query<'_>, default: Window) -> Result<Window, Refusal> {
     query.get("window").map_or(Ok(default), |text| {
-        Window::parse(&text).ok_or_else(|| Refusal::bad("window must be start or a number of seconds, 1 to 60\n"))
+        Window::parse(&text)
+            .ok_or_else(|| Refusal::bad("window must be start or a number of seconds, 1 to 60\n"))
     })
 }
 

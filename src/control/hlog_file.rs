@@ -217,7 +217,10 @@ mod tests {
         #[track_caller]
         fn check(&self, expected: &[(&str, &str)]) {
             let read = self.read();
-            let read: Vec<_> = read.iter().map(|(name, lines)| (name.as_str(), lines.as_str())).collect();
+            let read: Vec<_> = read
+                .iter()
+                .map(|(name, lines)| (name.as_str(), lines.as_str()))
+                .collect();
             assert_eq!(read, expected);
         }
     }
@@ -250,7 +253,10 @@ mod tests {
         ]);
         for file in fs::read_dir(&folder.0).unwrap() {
             let text = fs::read_to_string(file.unwrap().path()).unwrap();
-            assert!(text.starts_with("#[Histogram log format version 1.3]\n"), "{text}");
+            assert!(
+                text.starts_with("#[Histogram log format version 1.3]\n"),
+                "{text}"
+            );
         }
     }
 
@@ -278,7 +284,10 @@ mod tests {
             files_max: 1,
         };
         let opened = HlogFile::open(options, Duration::ZERO);
-        assert_eq!(opened.err().map(|error| error.kind()), Some(io::ErrorKind::NotFound));
+        assert_eq!(
+            opened.err().map(|error| error.kind()),
+            Some(io::ErrorKind::NotFound)
+        );
     }
 
     #[test]

@@ -117,7 +117,13 @@ impl Control {
         let thread = thread::Builder::new()
             .name("corebid-control".to_owned())
             .spawn(move || {
-                let pages = Pages::new(merged, readiness, commands, effective_toml, clock::since_unix_epoch);
+                let pages = Pages::new(
+                    merged,
+                    readiness,
+                    commands,
+                    effective_toml,
+                    clock::since_unix_epoch,
+                );
                 LocalSet::new().block_on(&runtime, keep(listener, limits, pages, updates, hlog));
             })?;
         Ok(Self {
@@ -165,20 +171,27 @@ async fn keep(
         Err(error) => return tracing::error!(%error, "the admin port cannot be served"),
     };
     tokio::task::spawn_local(server::serve(listener, limits, pages.clone()));
-    loop {
-        tokio::time::sleep(COLLECT_EVERY).await;
-        let now = Moment {
-            monotonic: Duration::from_nanos(clock::now().as_nanos()),
-            unix: clock::since_unix_epoch(),
-        };
-        if let (Some(lines), Some(file)) = (pages.collect(now), &mut hlog) {
+    let mut log = |lines: Option<Arc<[u8]>>| {
+        if let (Some(lines), Some(file)) = (lines, &mut hlog) {
             file.append(lines);
         }
+    };
+    loop {
+        log(pages.collect(moment()));
         match updates.try_recv() {
             Ok(effective_toml) => pages.show_config(effective_toml),
             Err(TryRecvError::Empty) => {}
-            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Disconnected) => break,
         }
+        tokio::time::sleep(COLLECT_EVERY).await;
+    }
+    log(pages.collect_the_last(moment()));
+}
+
+fn moment() -> Moment {
+    Moment {
+        monotonic: Duration::from_nanos(clock::now().as_nanos()),
+        unix: clock::since_unix_epoch(),
     }
 }
 

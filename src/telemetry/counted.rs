@@ -89,7 +89,10 @@ impl Counted {
     }
 
     pub(super) fn sparse(&self) -> Counted<Sparse> {
-        let dsps = self.dsps.iter().map(|(name, tally)| (name.clone(), tally.sparse()));
+        let dsps = self
+            .dsps
+            .iter()
+            .map(|(name, tally)| (name.clone(), tally.sparse()));
         let prices = self.clearing_prices.iter();
         let shards = self.shards.iter().map(|(&shard, counted)| {
             let sparse = ShardTally {
@@ -101,7 +104,9 @@ impl Counted {
         Counted {
             tally: self.tally.sparse(),
             dsps: dsps.collect(),
-            clearing_prices: prices.map(|(currency, prices)| (currency.clone(), prices.sparse())).collect(),
+            clearing_prices: prices
+                .map(|(currency, prices)| (currency.clone(), prices.sparse()))
+                .collect(),
             shards: shards.collect(),
         }
     }

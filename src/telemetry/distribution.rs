@@ -141,7 +141,12 @@ impl Distribution {
         self.histogram
             .iter_quantiles(TICKS_PER_HALF_DISTANCE)
             .filter(|step| step.quantile_iterated_to() < 1.0)
-            .map(|step| (1.0 / (1.0 - step.quantile_iterated_to()), step.value_iterated_to()))
+            .map(|step| {
+                (
+                    1.0 / (1.0 - step.quantile_iterated_to()),
+                    step.value_iterated_to(),
+                )
+            })
             .collect()
     }
 

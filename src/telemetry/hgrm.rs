@@ -63,3 +63,29 @@ fn foot(text: &mut String, histogram: &Histogram<u64>) {
 fn ms(ns: u64) -> f64 {
     ns as f64 / NS_PER_MS
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hlog::known_values;
+    use super::*;
+
+    /// The fixture is what HdrHistogram's own `HistogramLogProcessor` made of the same values, see
+    /// `tests/readers/read.py`.
+    #[test]
+    fn equals_what_the_java_implementation_writes() {
+        assert_eq!(
+            text(&known_values()),
+            include_str!("../../tests/readers/known.hgrm")
+        );
+    }
+
+    #[test]
+    fn an_empty_distribution_is_a_file_too() {
+        let text = text(&Distribution::of_stage());
+        assert!(
+            text.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n\n"),
+            "{text}"
+        );
+        assert!(text.contains("Total count    =            0]"), "{text}");
+    }
+}

@@ -96,7 +96,11 @@ impl History {
             in_flight,
             total: total.summary(),
             heat: total.heat(),
-            dsps: counted.dsps.iter().map(|(_, tally)| DspSecond::of(tally)).collect(),
+            dsps: counted
+                .dsps
+                .iter()
+                .map(|(_, tally)| DspSecond::of(tally))
+                .collect(),
             counted: Some(Box::new(counted.sparse())),
             lines: Arc::clone(&lines),
         });
@@ -138,7 +142,10 @@ impl History {
             self.log_bytes -= oldest.lines.len();
         }
         let detailed = self.seconds.len().saturating_sub(DETAILED_MAX - 1);
-        if let Some(oldest) = detailed.checked_sub(1).and_then(|index| self.seconds.get_mut(index)) {
+        if let Some(oldest) = detailed
+            .checked_sub(1)
+            .and_then(|index| self.seconds.get_mut(index))
+        {
             oldest.counted = None;
         }
         let mut with_lines = self.seconds.iter_mut().filter(|second| !second.lines.is_empty());
@@ -157,18 +164,22 @@ impl History {
             match stage {
                 Stage::Total => self.lines.write(&mut text, None, span, durations),
                 _ if durations.count() == 0 => {}
-                _ => self.lines.write(&mut text, Some(("stage", stage.label())), span, durations),
+                _ => self
+                    .lines
+                    .write(&mut text, Some(("stage", stage.label())), span, durations),
             }
         }
         for (name, tally) in &counted.dsps {
             if tally.latency.count() > 0 {
-                self.lines.write(&mut text, Some(("dsp", name)), span, &tally.latency);
+                self.lines
+                    .write(&mut text, Some(("dsp", name)), span, &tally.latency);
             }
         }
         for (shard, tally) in &counted.shards {
             if tally.total.count() > 0 {
                 let name = shard.to_string();
-                self.lines.write(&mut text, Some(("shard", &name)), span, &tally.total);
+                self.lines
+                    .write(&mut text, Some(("shard", &name)), span, &tally.total);
             }
         }
         text.into()

@@ -157,7 +157,7 @@ label_values! {
         Write = "write",
         /// Moving bytes from and to DSPs.
         DspIo = "dsp_io",
-        /// Nothing: another thread or another machine had the core.
+        /// Nothing: its core was taken from it, by another thread or by the host.
         NotRunning = "not_running",
         /// None of these for half of the time: HTTP towards SSPs, compression, or many small things.
         Other = "other",

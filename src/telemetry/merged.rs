@@ -24,6 +24,8 @@ pub struct Merged {
     /// The second that is not over yet.
     second: Counted,
     second_began: Option<Moment>,
+    /// When it is over, on the monotonic clock.
+    second_ends: Duration,
     pub(super) history: History,
     /// By shard: what it last said of itself.
     pub(super) shards: BTreeMap<usize, (Arc<Roster>, Gauges)>,
@@ -46,6 +48,7 @@ impl Merged {
             total: Counted::default(),
             second: Counted::default(),
             second_began: None,
+            second_ends: Duration::ZERO,
             history: History::default(),
             shards: BTreeMap::new(),
         }
@@ -66,23 +69,37 @@ impl Merged {
         collected
     }
 
-    /// Closes the second if it is over, and returns its lines for an interval log. What a shard hands over counts in
-    /// the second in which it arrives, up to a quarter of a second late.
+    /// Ends the second if it is over, and returns its lines for an interval log. What a shard hands over counts in the
+    /// second in which it arrives, up to a quarter of a second late.
     pub fn tick(&mut self, now: Moment) -> Option<Arc<[u8]>> {
-        let began = *self.second_began.get_or_insert(now);
-        let length = now.monotonic.saturating_sub(began.monotonic);
-        if length < SECOND {
+        if self.second_began.is_none() {
+            self.begin_second(now, now.monotonic);
             return None;
         }
+        (now.monotonic >= self.second_ends)
+            .then(|| self.end_second(now))
+            .flatten()
+    }
+
+    /// Ends the second, over or not; `None` if none was begun.
+    pub fn end_second(&mut self, now: Moment) -> Option<Arc<[u8]>> {
+        let began = self.second_began?;
         let span = Span {
             start: began.unix,
-            length,
+            length: now.monotonic.saturating_sub(began.monotonic),
         };
         let in_flight = self.in_flight().map(|(_, n)| n).sum();
         let lines = self.history.add(&self.second, in_flight, span);
         self.second.clear();
-        self.second_began = Some(now);
+        self.begin_second(now, self.second_ends);
         Some(lines)
+    }
+
+    fn begin_second(&mut self, now: Moment, due: Duration) {
+        self.second_began = Some(now);
+        // A second after it was due, so that 900 of them are a quarter of an hour; who slept through several has one
+        // long one, and begins anew.
+        self.second_ends = (due + SECOND).max(now.monotonic);
     }
 
     /// The interval log of the seconds that are kept, see `history`.
@@ -241,7 +258,11 @@ mod tests {
         assert_eq!(merged.total.clearing_prices, expected.total.clearing_prices);
         assert_eq!(merged.total.loops(), expected.total.loops());
         let mut of_shards = Distribution::of_stage();
-        merged.total.shards.values().for_each(|shard| of_shards.merge(&shard.total));
+        merged
+            .total
+            .shards
+            .values()
+            .for_each(|shard| of_shards.merge(&shard.total));
         assert_eq!(of_shards, expected.total.tally.stages[Stage::Total as usize]);
     }
 

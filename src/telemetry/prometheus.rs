@@ -4,7 +4,9 @@
 use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
-use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage, StallCause};
+use super::labels::{
+    BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage, StallCause,
+};
 use super::merged::Merged;
 
 /// How the text is to be written.

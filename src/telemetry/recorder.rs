@@ -9,7 +9,9 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
-use super::labels::{BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage, StallCause};
+use super::labels::{
+    BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage, StallCause,
+};
 use super::merged::Merged;
 
 /// Intervals a recorder owns: one to record into, one that travels.

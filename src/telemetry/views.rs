@@ -32,7 +32,9 @@ impl Window {
             return Some(Self::Start);
         }
         let seconds = text.parse().ok()?;
-        (1..=DETAILED_MAX).contains(&seconds).then_some(Self::Seconds(seconds))
+        (1..=DETAILED_MAX)
+            .contains(&seconds)
+            .then_some(Self::Seconds(seconds))
     }
 }
 
@@ -215,8 +217,11 @@ impl Merged {
     fn dsp_views(&self, counted: &Counted) -> Vec<DspView> {
         let connections = self.dsp_connections();
         let nothing = DspTally::default();
-        let in_window: BTreeMap<&str, &DspTally> =
-            counted.dsps.iter().map(|(name, tally)| (name.as_str(), tally)).collect();
+        let in_window: BTreeMap<&str, &DspTally> = counted
+            .dsps
+            .iter()
+            .map(|(name, tally)| (name.as_str(), tally))
+            .collect();
         self.total
             .dsps
             .iter()
@@ -270,7 +275,11 @@ fn stages(counted: &Counted) -> Vec<StageView> {
         stage: stage.label(),
         latency: durations.summary(),
     };
-    Stage::ALL.into_iter().zip(&counted.tally.stages).map(view).collect()
+    Stage::ALL
+        .into_iter()
+        .zip(&counted.tally.stages)
+        .map(view)
+        .collect()
 }
 
 impl DspView {
@@ -279,7 +288,9 @@ impl DspView {
             name: name.to_owned(),
             configured: connections.is_some(),
             state: state(tally).label(),
-            calls: by_label(DspOutcome::ALL, |outcome| (outcome.label(), tally.calls.get(outcome))),
+            calls: by_label(DspOutcome::ALL, |outcome| {
+                (outcome.label(), tally.calls.get(outcome))
+            }),
             bids: by_label(BidResult::ALL, |result| (result.label(), tally.bids.get(result))),
             non_bids: ByCode(tally.non_bids),
             late: tally.late.summary(),
@@ -359,7 +370,10 @@ impl Serialize for ByCode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         for (code, count) in self.0.iter() {
-            map.serialize_entry(&code.map_or_else(|| "other".to_owned(), |code| code.to_string()), &count)?;
+            map.serialize_entry(
+                &code.map_or_else(|| "other".to_owned(), |code| code.to_string()),
+                &count,
+            )?;
         }
         map.end()
     }

@@ -189,8 +189,14 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn start(setup: &Setup) -> Self {
+        Self::start_with(setup, &[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_with(setup: &Setup, environment: &[(&str, &str)]) -> Self {
         let config = TempFile::new("toml", &setup.toml());
         let mut child = corebid(&["serve", "--config", config.0.to_str().unwrap()])
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -22,4 +22,5 @@ mod h2c;
 mod harness;
 mod http;
 mod lifecycle;
+mod readers;
 mod scripted;

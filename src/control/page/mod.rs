@@ -41,11 +41,19 @@ struct Words<'a> {
 pub(super) fn html<'a>(links: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let words = Words {
         stages: Stage::ALL.map(|label| [label.label(), label.meaning()]).into(),
-        outcomes: DspOutcome::ALL.map(|label| [label.label(), label.meaning()]).into(),
+        outcomes: DspOutcome::ALL
+            .map(|label| [label.label(), label.meaning()])
+            .into(),
         dsp_states: DspState::ALL.map(|label| [label.label(), label.meaning()]).into(),
-        stall_causes: StallCause::ALL.map(|label| [label.label(), label.meaning()]).into(),
-        shed_reasons: ShedReason::ALL.map(|label| [label.label(), label.meaning()]).into(),
-        panic_layers: PanicLayer::ALL.map(|label| [label.label(), label.meaning()]).into(),
+        stall_causes: StallCause::ALL
+            .map(|label| [label.label(), label.meaning()])
+            .into(),
+        shed_reasons: ShedReason::ALL
+            .map(|label| [label.label(), label.meaning()])
+            .into(),
+        panic_layers: PanicLayer::ALL
+            .map(|label| [label.label(), label.meaning()])
+            .into(),
         links: links.map(|(path, what)| [path, what]).collect(),
     };
     // Strings only: that cannot fail. And none of them is from outside, so none ends the script.
@@ -66,6 +74,9 @@ mod tests {
         }
         assert_eq!(html.matches("</script>").count(), 2);
         assert!(html.contains(r#"["/metrics","Prometheus"]"#));
-        assert!(html.contains("Permission is hereby granted"), "uPlot's licence goes with it");
+        assert!(
+            html.contains("Permission is hereby granted"),
+            "uPlot's licence goes with it"
+        );
     }
 }

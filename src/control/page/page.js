@@ -15,7 +15,7 @@ const ENOUGH = 200;
 const $ = (id) => document.getElementById(id);
 const about = Object.fromEntries(Object.entries(words).map(([list, pairs]) => [list, Object.fromEntries(pairs)]));
 const STATUS = {
-  200: "bids", 204: "no bid", 400: "invalid bid request", 404: "no such path", 405: "wrong method", 408: "body too slow",
+  200: "bids (and /status)", 204: "no bid", 400: "invalid bid request", 404: "no such path", 405: "wrong method", 408: "body too slow",
   411: "no length", 413: "too large", 415: "unknown encoding", 431: "head too large", 500: "our fault", 503: "refused: too much in flight, or draining",
 };
 
@@ -99,7 +99,8 @@ function percent(part) {
   return value >= 99.95 && value < 100 ? "99.9" : value.toFixed(value >= 9.995 ? 1 : 2).replace(/^100\.0$/, "100");
 }
 const count = (value) => value.toLocaleString("en");
-const clock = (unixMs) => new Date(unixMs).toLocaleTimeString("en-GB");
+const HOURS = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+const clock = (unixMs) => new Date(unixMs).toLocaleTimeString("en", HOURS);
 function lasting(msPassed) {
   const s = Math.max(0, Math.round(msPassed / 1000));
   if (s < 100) return `${s} s`;
@@ -169,7 +170,8 @@ function findings() {
   if (panics > 0) say("bad", `${count(panics)} panics`, "a bug of ours; the log has the messages");
   else if (sum(ssp.panics_since_start) > 0) say("warn", `${count(sum(ssp.panics_since_start))} panics since the start`, "a bug of ours; the log has the messages");
   if (ssp.shard_restarts_since_start > 0) say("warn", `${count(ssp.shard_restarts_since_start)} shard restarts since the start`, "a shard died with all it had in flight; the log says why");
-  if (ssp.deadline_missed > 0) say(share(ssp.deadline_missed, answered) >= ERRORS_BAD ? "bad" : "warn", `${rate(perSecond(ssp.deadline_missed))}/s answers were ready only after the SSP's tmax`, "the SSP has given up on them");
+  const tooLate = level(share(ssp.deadline_missed, answered), ERRORS_WARN, ERRORS_BAD);
+  if (tooLate) say(tooLate, `${percent(share(ssp.deadline_missed, answered))} % of the answers were ready only after the SSP's tmax`, "the SSP has given up on them");
   dspFindings(say);
   shardFindings(say);
   latencyFinding(say);
@@ -194,28 +196,44 @@ function dspFindings(say) {
   else for (const dsp of degraded) say("warn", `${dsp.name}: ${percent(share(dspFailed(dsp), sum(dsp.calls)))} % of its calls fail`, dspReason(dsp), dspSince(dsp.name));
 }
 
+const shardNames = (shards) => `${shards.length === 1 ? "Shard" : "Shards"} ${shards.map((shard) => shard.shard).join(", ")}`;
+
 function shardFindings(say) {
-  for (const shard of live.shards) {
-    const cpu = level(shard.cpu_percent ?? 0, CPU_WARN, CPU_BAD);
-    if (cpu) say(cpu, `Shard ${shard.shard} uses ${Math.round(shard.cpu_percent)} % of its core`, "the nearer to 100, the longer everything on it waits");
-    const causes = Object.entries(shard.stalls).filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]);
-    if (causes.length > 0) {
-      const [cause] = causes[0];
-      say(shard.stall.p99_ns >= DELAY_BAD_NS ? "bad" : "warn", `Shard ${shard.shard} stood still ${count(causes.reduce((n, [, times]) => n + times, 0))} times for 5 ms or more, at most ${ms(shard.stall.max_ns)} ms`, `${cause}: ${about.stall_causes[cause]}`);
-    }
+  const busy = live.shards.filter((shard) => (shard.cpu_percent ?? 0) >= CPU_WARN);
+  if (busy.length) {
+    const most = Math.max(...busy.map((shard) => shard.cpu_percent));
+    say(level(most, CPU_WARN, CPU_BAD), `${shardNames(busy)}: ${busy.length === 1 ? "" : "up to "}${Math.round(most)} % of a core in use`, "the nearer to 100, the longer everything waits");
+  }
+  const stalled = live.shards.filter((shard) => sum(shard.stalls) > 0);
+  if (stalled.length) {
+    const causes = {};
+    for (const shard of stalled) for (const [cause, n] of Object.entries(shard.stalls)) causes[cause] = (causes[cause] ?? 0) + n;
+    const [cause] = Object.keys(causes).sort((a, b) => causes[b] - causes[a]);
+    const worst = stalled.some((shard) => shard.stall.p99_ns >= DELAY_BAD_NS) ? "bad" : "warn";
+    say(worst, `${shardNames(stalled)} stood still ${count(sum(causes))} times for 5 ms or more, at most ${ms(Math.max(...stalled.map((shard) => shard.stall.max_ns)))} ms`, `mostly ${cause.replace("_", " ")}: ${about.stall_causes[cause]}`);
   }
 }
 
-// The window's p99 against the usual one: the median of the seconds before the window.
-function latencyFinding(say) {
-  if (live.window_s === undefined) return;
+// The window's p50 and p99 against the usual ones: those of the better quarter of the seconds before the window, because
+// the trouble may have been going on for most of them.
+function slowerThanUsual(which) {
+  if (live.window_s === undefined) return null;
   const total = live.stages.find((row) => row.stage === "total");
   const before = seconds.slice(0, -Math.ceil(live.window_s)).filter((second) => second.total.count > 0);
-  if (total.count < ENOUGH || before.length < 60) return;
-  const sorted = before.map((second) => second.total.p99_ns).sort((a, b) => a - b);
-  const usual = sorted[sorted.length >> 1];
-  if (total.p99_ns > usual * 1.5 && total.p99_ns > usual + 5e6) {
-    say("warn", `p99 is ${ms(total.p99_ns)} ms, usually ${ms(usual)} ms`, "the median second of the last 15 minutes", sinceWhen((five) => five.every((second) => second.total.count === 0) ? null : five.some((second) => second.total.p99_ns > usual * 1.5)));
+  if (total.count < ENOUGH || before.length < 60) return null;
+  const usual = before.map((second) => second.total[which]).sort((a, b) => a - b)[before.length >> 2];
+  return total[which] > usual * 1.5 && total[which] > usual + 5e6 ? { now: total[which], usual } : null;
+}
+
+function latencyFinding(say) {
+  for (const which of ["p50_ns", "p99_ns"]) {
+    const slower = slowerThanUsual(which);
+    if (!slower) continue;
+    say("warn", `${quantileHead[which]} is ${ms(slower.now)} ms, usually ${ms(slower.usual)} ms`, "of all bid requests, from arrival to answer", sinceWhen((five) => {
+      const some = five.filter((second) => second.total.count > 0);
+      return some.length === 0 ? null : some.some((second) => second.total[which] > slower.usual * 1.5);
+    }));
+    return;
   }
 }
 
@@ -259,12 +277,18 @@ function tile(id, value, unit, more, classes, history) {
   spark(node.querySelector(".spark"), history);
 }
 
-// A quarter of an hour in 90 steps of ten seconds, from zero.
+// What charts begin with: a quarter of an hour ago, or what is known if that is less, but a minute at least.
+function chartsFrom() {
+  const now = live?.now_unix_ms ?? Date.now();
+  return Math.max(now - KEEP_MS, Math.min(seconds[0]?.at ?? now, now - 60_000));
+}
+
+// The charts' time in 90 steps, from zero upwards.
 function spark(svg, of) {
-  const steps = 90, from = live.now_unix_ms - KEEP_MS;
+  const steps = 90, from = chartsFrom(), length = live.now_unix_ms - from;
   const sums = Array.from({ length: steps }, () => [0, 0]);
   for (const second of seconds) {
-    const step = Math.floor((second.at - from) / KEEP_MS * steps), value = of(second);
+    const step = Math.floor((second.at - from) / length * steps), value = of(second);
     if (sums[step] && value !== null) { sums[step][0] += value; sums[step][1] += 1; }
   }
   const values = sums.map(([total, n]) => n ? total / n : null);
@@ -289,8 +313,8 @@ function renderHeadline() {
   const failing = Object.entries(ssp.statuses).filter(([status]) => status !== "200" && status !== "204").map(([status, n]) => `${status} ${rate(perSecond(n))}/s`).join(" · ");
   const tookLong = (second, which) => second.total.count ? second.total[which] : null;
   tile("h-rate", rate(perSecond(answered)), "/s", statuses || "none", "", (second) => sum(second.statuses) * 1000 / second.ms);
-  tile("h-p50", total.count ? ms(total.p50_ns) : "–", "ms", total.count ? `p90 ${ms(total.p90_ns)} ms` : "no bid requests", "", (second) => tookLong(second, "p50_ns"));
-  tile("h-p99", total.count ? ms(total.p99_ns) : "–", "ms", total.count ? `p99.9 ${ms(total.p99_9_ns)} · max ${ms(total.max_ns)} ms` : "no bid requests", "", (second) => tookLong(second, "p99_ns"));
+  tile("h-p50", total.count ? ms(total.p50_ns) : "–", "ms", total.count ? `p90 ${ms(total.p90_ns)} ms` : "no bid requests", slowerThanUsual("p50_ns") ? "warn" : "", (second) => tookLong(second, "p50_ns"));
+  tile("h-p99", total.count ? ms(total.p99_ns) : "–", "ms", total.count ? `p99.9 ${ms(total.p99_9_ns)} · max ${ms(total.max_ns)} ms` : "no bid requests", slowerThanUsual("p99_ns") ? "warn" : "", (second) => tookLong(second, "p99_ns"));
   tile("h-flight", count(flight), "", `on ${live.shards.length} shard${live.shards.length === 1 ? "" : "s"}`, "", (second) => second.flight);
   tile("h-errors", percent(share(errors, answered)), "%", failing || "all answered with 200 or 204", level(share(errors, answered), ERRORS_WARN, ERRORS_BAD), (second) => share(errorsOf(second.statuses), sum(second.statuses)));
   return { answered, total };
@@ -301,7 +325,7 @@ function renderHeader() {
   $("state").className = `badge ${failure ? "bad" : live.state === "ready" ? "good" : "bad"}`;
   set($("state"), failure ? "no news" : live.state);
   set($("uptime"), `up ${lasting(live.now_unix_ms - live.started_unix_ms)}`);
-  set($("clock"), new Date(live.now_unix_ms).toLocaleTimeString("en-GB", { timeZoneName: "short" }));
+  set($("clock"), new Date(live.now_unix_ms).toLocaleTimeString("en", { ...HOURS, timeZoneName: "short" }));
   document.body.classList.toggle("stale", failure !== null);
 }
 
@@ -411,11 +435,11 @@ const dspsTable = new Table("dsps", [
   { head: "state", text: true, title: "by how many of its calls fail in the window shown; the worst are on top", by: (dsp) => DSP_LEVEL[dsp.state] ?? 0,
     cell: (dsp) => ({ text: `${{ failing: "✖ ", not_asked: "✖ ", degraded: "▲ " }[dsp.state] ?? ""}${dsp.state.replace("_", " ")}`, classes: ["", "warn", "bad"][DSP_LEVEL[dsp.state] ?? 0] || "quiet", title: about.dsp_states[dsp.state] }) },
   { head: "last 15 min", text: true, title: "failed calls, ten seconds each: the higher and redder, the more", draw: drawStrip },
-  { head: "calls/s", title: "calls that ended, those that were not made among them", by: (dsp) => sum(dsp.calls), cell: (dsp) => ({ text: rate(perSecond(sum(dsp.calls))) }) },
-  { head: "bid %", title: "of its calls: answered with a bid", by: (dsp) => part(dsp, "bid"), cell: (dsp) => ({ text: sum(dsp.calls) ? percent(part(dsp, "bid")) : "–", title: `no bid: ${percent(part(dsp, "no_bid"))} %` }) },
   partColumn("timeout %", "of its calls: no answer in its time", "timeout"),
   partColumn("error %", "of its calls: connection lost, wrong status, or not a valid bid response", "error", "invalid"),
   partColumn("not asked %", "of its calls: not made, because all connections were busy or its breaker is open", "throttled", "open_breaker"),
+  { head: "calls/s", title: "calls that ended, those that were not made among them", by: (dsp) => sum(dsp.calls), cell: (dsp) => ({ text: rate(perSecond(sum(dsp.calls))) }) },
+  { head: "bid %", title: "of its calls: answered with a bid", by: (dsp) => part(dsp, "bid"), cell: (dsp) => ({ text: sum(dsp.calls) ? percent(part(dsp, "bid")) : "–", title: `no bid: ${percent(part(dsp, "no_bid"))} %` }) },
   { ...quantileColumn("p50_ns"), head: "p50 ms" },
   { head: "p99 ms", title: "99 % took no longer; marked where it is twice what is usual among the DSPs", by: (dsp) => dsp.p99_ns,
     cell: (dsp) => ({ text: dsp.count ? ms(dsp.p99_ns) : "–", classes: dsp.count >= ENOUGH && dsp.p99_ns > 2 * usualDspP99 ? "warn" : "", title: dsp.count ? `max ${ms(dsp.max_ns)} ms` : "" }) },
@@ -490,7 +514,7 @@ function drawCpu(td, shard) {
 
 const sspTable = new Table("ssp", [
   { head: "answer", text: true, cell: (row) => ({ text: row.what, title: row.title }) },
-  { head: "", text: true, cell: (row) => ({ text: row.meaning, classes: "quiet" }) },
+  { head: "meaning", text: true, cell: (row) => ({ text: row.meaning, classes: "quiet" }) },
   { head: "/s", cell: (row) => ({ text: row.value ?? rate(perSecond(row.count)), classes: row.level }) },
   { head: "%", title: "of all answers", cell: (row) => ({ text: row.of ? percent(share(row.count, row.of)) : "" , classes: row.level }) },
 ], (row) => row.what);
@@ -532,10 +556,10 @@ let charts = {};
 function axis(more) {
   return { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 }, font: "12px system-ui, sans-serif", ...more };
 }
-const timeAxis = () => axis({ space: 70, values: (u, splits) => splits.map((at) => clock(at * 1000).slice(0, 5)) });
+const timeAxis = () => axis({ space: 70, incrs: [5, 10, 30, 60, 120, 300], values: (u, splits, _, space, step) => splits.map((at) => clock(at * 1000).slice(0, step < 60 ? 8 : 5)) });
 const series = (label, name, more) => ({ label, stroke: colour(name), width: 1.5, points: { show: false }, spanGaps: false, value: (u, value) => value == null ? "–" : `${ms(value * 1e6)} ms`, ...more });
-const timeSeries = { value: (u, at) => at == null ? "–" : clock(at * 1000) };
-const timeRange = () => { const now = (live?.now_unix_ms ?? Date.now()) / 1000; return [now - KEEP_MS / 1000, now]; };
+const timeSeries = { label: "time", value: (u, at) => at == null ? "–" : clock(at * 1000) };
+const timeRange = () => [chartsFrom() / 1000, (live?.now_unix_ms ?? Date.now()) / 1000];
 
 function markRestarts(u) {
   for (const at of restarts) {
@@ -578,10 +602,8 @@ function drawHeat(u) {
   u.ctx.restore();
 }
 
-const powersOfTen = (u, splits) => splits.map((value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9 ? value : null);
-const logTicks = (value) => value == null ? "" : value >= 1 ? String(Math.round(value)) : String(value);
-// What lies between, so that 20 and 50 ms can be found.
-const oneTwoFive = (u, splits) => splits.map((value) => value !== null && [1, 2, 5].includes(Math.round(value / 10 ** Math.floor(Math.log10(value) + 1e-9))) ? value : null);
+const POWERS_OF_TEN = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
+const HEAT_TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 const percentileName = (x) => x <= 1.0001 ? "0 %" : `${(100 - 100 / x).toFixed(Math.max(0, Math.round(Math.log10(x)) - 2))} %`;
 
 function makeCharts() {
@@ -597,12 +619,12 @@ function makeCharts() {
     }, [[], [], [], [], []]),
     percentiles: into("percentiles", {
       scales: { x: { time: false, distr: 3, log: 10 }, y: { range: (u, low, high) => [0, (high || 1) * 1.05] } },
-      axes: [axis({ values: (u, splits) => splits.map((x) => x == null ? "" : percentileName(x)), filter: powersOfTen, space: 40 }), axis({ size: 46 })],
+      axes: [axis({ values: (u, splits) => splits.map((x) => x == null ? "" : percentileName(x)), splits: (u, index, low, high) => POWERS_OF_TEN.filter((x) => x >= low && x <= high), filter: (u, splits) => splits, space: 40 }), axis({ size: 46 })],
       series: [{ label: "percentile", value: (u, x) => x == null ? "–" : percentileName(x) }, series("window", "--p99", { width: 2, spanGaps: true }), series("since start", "--p50", { spanGaps: true, dash: [5, 4] })],
     }, [[], [], []]),
     heat: into("heat", {
       scales: { x: { time: false, range: timeRange }, y: { distr: 3, log: 10, range: heatRange } },
-      axes: [timeAxis(), axis({ size: 46, filter: oneTwoFive, values: (u, splits) => splits.map(logTicks), space: 18 })],
+      axes: [timeAxis(), axis({ size: 46, splits: (u, index, low, high) => HEAT_TICKS.filter((tick) => tick >= low && tick <= high), filter: (u, splits) => splits, values: (u, splits) => splits.map(String), space: 1 })],
       series: [timeSeries, series("", "--p50", { show: true, stroke: "transparent" })],
       legend: { show: false },
       hooks: { drawAxes: [drawHeat], draw: [markRestarts] },
@@ -617,6 +639,7 @@ function latencyTop(high) {
 }
 
 function renderCharts() {
+  set($("heat-length"), lasting(Math.round((live.now_unix_ms - chartsFrom()) / 60_000) * 60_000).replace(" 0 s", ""));
   const at = seconds.map((second) => second.at / 1000);
   const of = (which) => seconds.map((second) => second.total.count ? second.total[which] / 1e6 : null);
   charts["over-time"].setData([at, of("p50_ns"), of("p90_ns"), of("p99_ns"), of("max_ns")]);
