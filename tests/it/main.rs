@@ -22,5 +22,6 @@ mod h2c;
 mod harness;
 mod http;
 mod lifecycle;
+mod page;
 mod readers;
 mod scripted;

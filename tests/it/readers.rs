@@ -55,7 +55,7 @@ fn after_some_requests(folder: &Path) -> Exchange {
     let dsp = Scripted::start(|asked| {
         let id = asked.id();
         Does::Answers(format!(
-            r#"{{"id":"{id}","seatbid":[{{"bid":[{{"id":"b","impid":"1","price":1.5}}]}}]}}"#
+            r#"{{"id":"{id}","seatbid":[{{"bid":[{{"id":"b","impid":"1","price":1.5,"adm":"x"}}]}}]}}"#
         ))
     });
     let setup = Setup::of([Dsp::new("d", dsp.port)]);

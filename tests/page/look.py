@@ -118,7 +118,10 @@ def look(browser, url, screen, wait, out):
     call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     call("Page.navigate", url=url)
     time.sleep(wait)
-    wrong = evaluate(CHECKS)
+    # On a busy machine a browser is slow; what is wrong after this long is wrong.
+    patience = time.monotonic() + 30
+    while (wrong := evaluate(CHECKS)) != [] and time.monotonic() < patience:
+        time.sleep(0.5)
     full = evaluate("document.documentElement.scrollHeight")
     clip = {"x": 0, "y": 0, "width": width, "height": full, "scale": 1}
     picture = call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
