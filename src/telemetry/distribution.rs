@@ -287,4 +287,49 @@ mod tests {
         check(&edges, 100_000_000, [0, 0, 1]);
         check(&edges, 100_200_000, [0, 0, 0]);
     }
+
+    #[test]
+    fn rows_of_a_heat_map() {
+        #[track_caller]
+        fn check(ns: u64, row: usize) {
+            assert_eq!(heat_row(ns), row, "{ns} ns");
+        }
+        check(0, 0);
+        check(100_000, 0);
+        check(115_000, 0);
+        check(116_000, 1);
+        check(999_000, 15);
+        check(1_000_000, 16);
+        check(10_000_000, 32);
+        check(72_000_000, 45);
+        check(100_000_000, 48);
+        check(999_000_000, 63);
+        check(u64::MAX, 63);
+    }
+
+    #[test]
+    fn a_sparse_distribution_has_all_that_the_dense_one_has() {
+        let mut dense = Distribution::of_stage();
+        (0..5_000).for_each(|n| dense.record(n * n * 313));
+        let mut again = Distribution::of_stage();
+        again.merge(&dense.sparse());
+        assert_eq!(again, dense);
+        again.merge(&Distribution::of_stage().sparse());
+        assert_eq!(again, dense);
+    }
+
+    #[test]
+    fn a_curve_rises_and_ends_before_the_largest() {
+        let mut distribution = Distribution::of_stage();
+        assert_eq!(distribution.curve(), []);
+        (1..=1_000).for_each(|n| distribution.record(n * 1_000_000));
+        let curve = distribution.curve();
+        assert!(curve.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{curve:?}");
+        let (half, median) = curve.iter().copied().find(|&(x, _)| x >= 2.0).unwrap();
+        assert!(
+            (2.0..2.001).contains(&half) && median.abs_diff(500_000_000) < 1_000_000,
+            "{half} {median}"
+        );
+        assert!(curve.iter().all(|(x, _)| x.is_finite()));
+    }
 }

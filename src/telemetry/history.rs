@@ -21,7 +21,8 @@ pub(super) const SECONDS_MAX: usize = 900;
 pub(super) const DETAILED_MAX: usize = 60;
 
 /// Lines of the interval log that are remembered. With 23 DSPs and 6,000 requests a second a second has some 30 kB, so
-/// that this is all of the quarter of an hour; with more DSPs it is less, the oldest go first.
+/// that this is all of the quarter of an hour; with more DSPs it is less, the oldest go first. One second is kept,
+/// however much it is.
 const LOG_BYTES_MAX: usize = 32 << 20;
 
 /// See the module's description.
@@ -31,6 +32,8 @@ pub(super) struct History {
     number: u64,
     /// Bytes in the seconds' `lines`.
     log_bytes: usize,
+    /// [`SECONDS_MAX`] and [`LOG_BYTES_MAX`], but in tests.
+    seconds_max: usize,
     log_bytes_max: usize,
     lines: Lines,
 }
@@ -77,6 +80,7 @@ impl Default for History {
             seconds: VecDeque::with_capacity(SECONDS_MAX),
             number: 0,
             log_bytes: 0,
+            seconds_max: SECONDS_MAX,
             log_bytes_max: LOG_BYTES_MAX,
             lines: Lines::new(),
         }
@@ -136,7 +140,7 @@ impl History {
 
     /// Makes room for one second more, with so many bytes of lines.
     fn forget_the_oldest(&mut self, log_bytes: usize) {
-        if self.seconds.len() >= SECONDS_MAX
+        if self.seconds.len() >= self.seconds_max
             && let Some(oldest) = self.seconds.pop_front()
         {
             self.log_bytes -= oldest.lines.len();
@@ -183,5 +187,148 @@ impl History {
             }
         }
         text.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::labels::DspOutcome;
+    use super::*;
+
+    fn counted(requests: u64) -> Counted {
+        let mut counted = Counted::default();
+        let mut dsp = DspTally::default();
+        for n in 0..requests {
+            counted.tally.stages[Stage::Total as usize].record(30_000_000 + n * 1_000_000);
+            counted.tally.requests.add_one(200);
+            dsp.calls.add_one(if n == 0 {
+                DspOutcome::Timeout
+            } else {
+                DspOutcome::Bid
+            });
+            dsp.latency.record(12_000_000);
+        }
+        counted.dsps.push(("dsp1".to_owned(), dsp));
+        counted
+    }
+
+    fn span(second: u64) -> Span {
+        Span {
+            start: Duration::from_secs(second),
+            length: Duration::from_secs(1),
+        }
+    }
+
+    /// That keeps ten seconds, after so many.
+    fn history(seconds: u64) -> History {
+        let mut history = History {
+            seconds_max: 10,
+            ..History::default()
+        };
+        let counted = counted(1);
+        for second in 0..seconds {
+            history.add(&counted, 3, span(second));
+        }
+        history
+    }
+
+    #[test]
+    fn so_many_seconds_and_no_more() {
+        assert_eq!(History::default().seconds_max, 15 * 60);
+        for (seconds, oldest) in [(10, 0), (11, 1), (25, 15)] {
+            let history = history(seconds);
+            let kept: Vec<_> = history.since(0).map(|second| second.number).collect();
+            assert_eq!(kept, (oldest..seconds).collect::<Vec<_>>());
+            assert_eq!(history.since(seconds - 2).count(), 2);
+            assert_eq!(history.since(seconds).count(), 0);
+        }
+    }
+
+    #[test]
+    fn distributions_of_the_last_minute_and_no_more() {
+        let mut history = History::default();
+        let counted = counted(1);
+        for second in 0..DETAILED_MAX as u64 + 3 {
+            history.add(&counted, 0, span(second));
+        }
+        assert_eq!(
+            history
+                .seconds
+                .iter()
+                .filter(|second| second.counted.is_some())
+                .count(),
+            DETAILED_MAX
+        );
+        for (asked, got) in [
+            (1, 1),
+            (10, 10),
+            (DETAILED_MAX, DETAILED_MAX),
+            (DETAILED_MAX + 1, DETAILED_MAX),
+        ] {
+            let mut sum = Counted::default();
+            let length = history.add_up(asked, &mut sum);
+            assert_eq!(length, Duration::from_secs(got as u64));
+            assert_eq!(sum.tally.stages[Stage::Total as usize].count(), got as u64);
+        }
+    }
+
+    #[test]
+    fn adding_up_seconds_loses_nothing() {
+        let mut history = History::default();
+        let mut expected = Counted::default();
+        for second in 0..10 {
+            let counted = counted(second * 3);
+            expected.merge(&counted);
+            history.add(&counted, 0, span(second));
+        }
+        let mut sum = Counted::default();
+        history.add_up(10, &mut sum);
+        assert_eq!(sum, expected);
+    }
+
+    #[test]
+    fn the_log_keeps_to_its_bytes_and_loses_the_oldest_lines() {
+        let counted = counted(1);
+        let lines = History::default().add(&counted, 0, span(10)).len();
+        for (room, kept) in [(10 * lines, 10), (10 * lines - 1, 9), (lines, 1), (lines - 1, 1)] {
+            let mut history = History {
+                log_bytes_max: room,
+                ..History::default()
+            };
+            for second in 0..20 {
+                // Two digits each, so that they are equally long.
+                history.add(&counted, 0, span(second + 10));
+            }
+            let log = String::from_utf8(history.interval_log()).unwrap();
+            let starts: Vec<_> = log
+                .lines()
+                .filter(|line| line.starts_with(char::is_numeric))
+                .collect();
+            assert_eq!(starts.len(), kept, "{room} bytes");
+            assert_eq!(history.since(0).count(), 20, "what is not the log stays");
+            if let Some(last) = starts.last() {
+                assert!(last.starts_with("29.000,1.000,"), "{last}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_without_requests_has_a_line() {
+        let mut history = History::default();
+        let lines = history.add(&Counted::default(), 0, span(5));
+        let lines = std::str::from_utf8(&lines).unwrap();
+        assert!(lines.starts_with("5.000,1.000,0.000,HIST"), "{lines}");
+        assert_eq!(lines.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_second_in_small_numbers() {
+        let mut history = History::default();
+        history.add(&counted(4), 7, span(5));
+        let second = history.since(0).next().unwrap();
+        assert_eq!(second.in_flight, 7);
+        assert_eq!(second.total.count, 4);
+        assert_eq!(second.heat.iter().sum::<u32>(), 4);
+        assert_eq!(*second.dsps, [DspSecond { calls: 4, failed: 1 }]);
     }
 }

@@ -99,7 +99,12 @@ impl Merged {
         self.second_began = Some(now);
         // A second after it was due, so that 900 of them are a quarter of an hour; who slept through several has one
         // long one, and begins anew.
-        self.second_ends = (due + SECOND).max(now.monotonic);
+        let after = if due + SECOND > now.monotonic {
+            due
+        } else {
+            now.monotonic
+        };
+        self.second_ends = after + SECOND;
     }
 
     /// The interval log of the seconds that are kept, see `history`.
@@ -366,5 +371,38 @@ mod tests {
         recorder.publish();
         merged.collect();
         assert_eq!(merged.total.dsps[0].1.latency.count(), 5);
+    }
+
+    #[test]
+    fn seconds_keep_their_beat() {
+        let (_recorders, mut merged) = channel(1);
+        let at = |ms: u64| Moment {
+            monotonic: Duration::from_millis(ms),
+            unix: Duration::from_millis(1_000_000 + ms),
+        };
+        // Late by a little each time; then by several seconds; then with a wall clock that jumps back.
+        let ticks = [500, 600, 1_520, 2_490, 2_560, 3_540, 9_000, 9_990, 10_000];
+        ticks.into_iter().for_each(|ms| {
+            merged.tick(at(ms));
+        });
+        merged.end_second(Moment {
+            unix: Duration::from_millis(5),
+            ..at(10_100)
+        });
+        let seconds = merged.history.since(0).map(|second| second.span);
+        let spans: Vec<_> = seconds
+            .map(|span| (span.start.as_millis() - 1_000_000, span.length.as_millis()))
+            .collect();
+        assert_eq!(
+            spans,
+            [
+                (500, 1_020),
+                (1_520, 1_040),
+                (2_560, 980),
+                (3_540, 5_460),
+                (9_000, 1_000),
+                (10_000, 100)
+            ]
+        );
     }
 }

@@ -354,9 +354,9 @@ pub fn render(merged: &Merged, format: Format) -> String {
     text
 }
 
-/// Upper bounds for durations. The first ones tell our own stages apart, the middle ones DSPs; 72 and 100 ms
+/// Upper bounds for durations, ns. The first ones tell our own stages apart, the middle ones DSPs; 72 and 100 ms
 /// are the two promises: the original service's 99th percentile, and what an SSP waits.
-const DURATION_EDGES_NS: [u64; 28] = {
+pub const DURATION_EDGES_NS: [u64; 28] = {
     let mut edges = [
         10, 25, 50, 100, 250, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 20_000, 25_000, 30_000,
         35_000, 40_000, 50_000, 60_000, 72_000, 80_000, 90_000, 100_000, 150_000, 250_000, 500_000,

@@ -308,3 +308,62 @@ impl Drop for Recorder {
         let _ = self.outbox.send_timeout(last, LAST_HAND_OVER);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// The cause of a turn that came so late, after this work and with so much time on the core; `None` if it is no
+    /// stall.
+    #[track_caller]
+    fn check(late_ms: u64, worked: &[(Stage, u64)], ran_ms: u64, expected: Option<StallCause>) {
+        let (recorders, mut merged) = channel(1);
+        let recorder = recorders.recorder(0, &Arc::new(Roster::new(Vec::new(), "USD")));
+        recorder.stage(Stage::Plan, 1_000 * MS);
+        recorder.turn_begins();
+        worked
+            .iter()
+            .for_each(|&(stage, ms)| recorder.stage(stage, ms * MS));
+        recorder.loop_stall(late_ms * MS, || ran_ms * MS);
+        assert!(recorder.publish());
+        merged.collect();
+        let stalls = merged.total.loops().stalls;
+        let causes: Vec<_> = StallCause::ALL
+            .into_iter()
+            .filter(|&cause| stalls.get(cause) > 0)
+            .collect();
+        assert_eq!(causes, Vec::from_iter(expected));
+        assert_eq!(merged.total.loops().stall.count(), 1);
+    }
+
+    #[test]
+    fn a_stall_has_the_cause_that_took_half_of_it() {
+        check(4, &[(Stage::Parse, 4)], 4, None);
+        check(5, &[(Stage::Parse, 4)], 5, Some(StallCause::Parse));
+        check(
+            10,
+            &[(Stage::Parse, 4), (Stage::Auction, 5), (Stage::Write, 1)],
+            10,
+            Some(StallCause::Auction),
+        );
+        check(
+            10,
+            &[(Stage::Parse, 4), (Stage::Write, 4)],
+            10,
+            Some(StallCause::Other),
+        );
+        check(10, &[], 10, Some(StallCause::Other));
+        // Waiting for DSPs is not work.
+        check(
+            10,
+            &[(Stage::Fanout, 90), (Stage::Total, 90)],
+            10,
+            Some(StallCause::Other),
+        );
+        // It had the core for less than half of it.
+        check(10, &[(Stage::Parse, 9)], 5, Some(StallCause::NotRunning));
+        check(10, &[(Stage::Parse, 9)], 6, Some(StallCause::Parse));
+    }
+}

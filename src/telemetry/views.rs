@@ -410,3 +410,48 @@ impl Serialize for PerDsp {
         list.end()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows() {
+        #[track_caller]
+        fn check(text: &str, expected: Option<Window>) {
+            assert_eq!(Window::parse(text), expected, "{text}");
+        }
+        check("start", Some(Window::Start));
+        check("1", Some(Window::Seconds(1)));
+        check("60", Some(Window::Seconds(60)));
+        check("0", None);
+        check("61", None);
+        check("-1", None);
+        check("1.5", None);
+        check("", None);
+    }
+
+    #[test]
+    fn states_of_a_dsp() {
+        /// Calls that were answered, failed, and were not made.
+        #[track_caller]
+        fn check(answered: u64, failed: u64, not_asked: u64, expected: DspState) {
+            let mut tally = DspTally::default();
+            tally.calls.add(DspOutcome::NoBid, answered);
+            tally.calls.add(DspOutcome::Timeout, failed);
+            tally.calls.add(DspOutcome::OpenBreaker, not_asked);
+            assert_eq!(state(&tally), expected, "{answered} {failed} {not_asked}");
+        }
+        check(0, 0, 0, DspState::Quiet);
+        check(0, 19, 0, DspState::Quiet);
+        check(0, 20, 0, DspState::Failing);
+        check(20, 0, 0, DspState::Good);
+        check(96, 4, 0, DspState::Good);
+        check(95, 5, 0, DspState::Degraded);
+        check(81, 19, 0, DspState::Degraded);
+        check(80, 20, 0, DspState::Failing);
+        check(51, 0, 49, DspState::Failing);
+        check(50, 0, 50, DspState::NotAsked);
+        check(0, 50, 50, DspState::NotAsked);
+    }
+}
