@@ -11,6 +11,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use corebid::config;
+use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
+use corebid::telemetry::{
+    BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage, StallCause,
+};
 
 /// `[text](target)` in every document: the target exists; where the text is a function's name (`` `Type::name` ``), the
 /// target is the file that has it.
@@ -76,7 +80,7 @@ fn every_key_is_documented_with_its_default() {
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
         .map(|(key, _)| key);
-    for key in documented.filter(|key| *key != "auction.rates_file") {
+    for key in documented.filter(|key| !["auction.rates_file", "telemetry.hlog_file"].contains(key)) {
         let (section, key) = key.split_once('.').unwrap();
         let known = match &effective[section] {
             toml::Value::Array(sections) => sections[0].get(key),
@@ -87,6 +91,153 @@ fn every_key_is_documented_with_its_default() {
             "docs/configuration.md: {section}.{key} does not exist"
         );
     }
+}
+
+/// `docs/metrics.md` is written from the catalogue: `COREBID_WRITE_DOCS=1 cargo test --test docs`.
+#[test]
+fn metrics_are_documented_as_they_are() {
+    let path = root().join("docs/metrics.md");
+    let expected = metrics_document();
+    if std::env::var_os("COREBID_WRITE_DOCS").is_some() {
+        fs::write(&path, &expected).unwrap();
+    }
+    assert!(
+        fs::read_to_string(&path).unwrap_or_default() == expected,
+        "docs/metrics.md is not what the code says; `COREBID_WRITE_DOCS=1 cargo test --test docs` writes it anew"
+    );
+}
+
+/// What dashboards and alerts are built on: a name that goes or changes its labels breaks them, so it stands here, too.
+#[test]
+fn metrics_keep_their_names_and_labels() {
+    let promised = [
+        "requests_total{status}",
+        "in_flight{shard}",
+        "stage_seconds{stage}",
+        "dsp_seconds{dsp}",
+        "dsp_calls_total{dsp,outcome}",
+        "dsp_late_seconds{dsp}",
+        "dsp_late_would_have_won_total{dsp}",
+        "bids_total{dsp,result}",
+        "losses_total{reason}",
+        "non_bids_total{dsp,code}",
+        "clearing_price_cpm{currency}",
+        "connections{side,dsp,state}",
+        "shed_total{reason}",
+        "panics_total{layer}",
+        "shard_restarts_total{}",
+        "rounded_total{amount}",
+        "deadline_missed_total{}",
+        "loop_stall_seconds{}",
+        "loop_stalls_total{shard,cause}",
+        "queue_delay_seconds{}",
+        "timer_late_seconds{}",
+        "shard_cpu_seconds_total{shard}",
+        "build_info{version}",
+    ];
+    let there: Vec<_> = CATALOGUE
+        .iter()
+        .map(|metric| format!("{}{{{}}}", metric.name, metric.labels.join(",")))
+        .collect();
+    let missing: Vec<_> = promised
+        .into_iter()
+        .filter(|promise| !there.iter().any(|name| name == promise))
+        .collect();
+    assert!(missing.is_empty(), "no longer there: {missing:?}");
+}
+
+fn metrics_document() -> String {
+    let mut text = String::from(
+        "# Metrics\n\
+         `GET /metrics` on the admin port: Prometheus text 0.0.4, or OpenMetrics 1.0 for who asks for it by `Accept`. Written from\n\
+         the catalogue in [prometheus.rs](../src/telemetry/prometheus.rs) by `COREBID_WRITE_DOCS=1 cargo test --test docs`; what to\n\
+         watch of it: [operations](operations.md).\n\n\
+         A count is at most 0.3 s old. Counters and histograms count since the process started and survive the restart of a\n\
+         shard. No traffic can grow the number of series: a DSP is one that is or was configured, and every other label is one\n\
+         of the closed lists below, with the rest counted as `other`.\n\n\
+         | name, with `corebid_` before it | type | labels | what it is |\n|---|---|---|---|\n",
+    );
+    for metric in CATALOGUE {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let row = [metric.name, metric.kind.name(), &labels.join(", "), metric.help];
+        let [name, kind, labels, help] = row;
+        text.push_str(&format!("| `{name}` | {kind} | {labels} | {help} |\n"));
+    }
+    let edges: Vec<_> = DURATION_EDGES_NS.iter().map(|&ns| milliseconds(ns)).collect();
+    let histograms = CATALOGUE.iter().filter(|metric| metric.kind == Kind::Histogram);
+    assert!(histograms.count() > 0);
+    text.push_str(&format!(
+        "\nDurations are in seconds. Their buckets end at {} ms: 72 and 100 ms are the 99th percentile that corebid is\n\
+         measured by and what an SSP waits.\n\n## What labels say\n",
+        edges.join(", ")
+    ));
+    text.push_str(
+        "| label | values |\n|---|---|\n\
+         | `status` | the HTTP status, or `other` |\n\
+         | `shard` | a shard's number, from 0 |\n\
+         | `dsp` | a DSP's configured name; empty for connections of SSPs |\n\
+         | `reason` of `losses_total` | OpenRTB's loss reason code, or `other` past 48 different ones |\n\
+         | `code` | OpenRTB's non-bid status code, or `other` past 48 different ones |\n\
+         | `currency` | ISO 4217 |\n\
+         | `side` | `ssp` or `dsp` |\n\
+         | `version` | of corebid |\n",
+    );
+    values(
+        &mut text,
+        "stage",
+        Stage::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "outcome",
+        DspOutcome::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "result",
+        BidResult::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "reason` of `shed_total",
+        ShedReason::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "layer",
+        PanicLayer::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "amount",
+        Rounded::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "state",
+        ConnectionState::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "cause",
+        StallCause::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    text
+}
+
+fn values<const N: usize>(text: &mut String, label: &str, values: [(&str, &str); N]) {
+    text.push_str(&format!("\n| `{label}` | |\n|---|---|\n"));
+    for (value, meaning) in values {
+        text.push_str(&format!("| `{value}` | {meaning} |\n"));
+    }
+}
+
+fn milliseconds(ns: u64) -> String {
+    let (whole, rest) = (ns / 1_000_000, ns % 1_000_000);
+    format!("{whole}.{rest:06}")
+        .trim_end_matches('0')
+        .trim_end_matches('.')
+        .to_owned()
 }
 
 #[test]

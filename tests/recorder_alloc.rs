@@ -65,7 +65,10 @@ fn record_all(recorder: &Recorder, code: u16) {
     recorder.shed(ShedReason::Memory);
     recorder.request_panicked();
     recorder.deadline_missed();
-    recorder.loop_stall(n);
+    recorder.loop_stall(n * 7_919, || n);
+    recorder.queue_delay(n);
+    recorder.timer_late(n);
+    recorder.cpu(n, n);
     recorder.in_flight(n);
     recorder.ssp_connections(ConnectionState::Active, n);
 }

@@ -289,7 +289,7 @@ proptest! {
     }
 }
 
-/// What holds for every auction, the twin's agreement among it.
+// What holds for every auction, the twin's agreement among it.
 proptest! {
     #[test]
     fn what_is_surely_beaten_never_wins(setting in any_setting(), offers in any_offers()) {

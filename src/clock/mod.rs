@@ -55,6 +55,13 @@ pub fn now() -> Instant {
     Instant(read(libc::CLOCK_MONOTONIC))
 }
 
+/// Reads the wall clock: the time since the Unix epoch, to tell people and files when something was. It may jump, so
+/// nothing is measured by it.
+#[must_use]
+pub fn since_unix_epoch() -> Duration {
+    Duration::from_nanos(read(libc::CLOCK_REALTIME))
+}
+
 /// How much CPU time the calling thread has used so far. A system call, unlike [`now`].
 #[must_use]
 pub fn thread_cpu() -> Duration {
@@ -83,6 +90,8 @@ mod tests {
         let second = now();
         assert!(second >= first);
         assert!(first.as_nanos() > 0);
+        // 2026-01-01, when this was written: a host whose clock is behind that has nothing to tell people.
+        assert!(since_unix_epoch().as_secs() > 1_767_225_600);
     }
 
     #[test]

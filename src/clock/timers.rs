@@ -47,6 +47,12 @@ impl Timers {
         self.wheel.borrow().len()
     }
 
+    /// When [`Self::advance`] is to be called; [`Instant::FAR_FUTURE`] while nothing waits.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        self.armed.get()
+    }
+
     /// Wakes every task whose time has come, and sets the alarm for the next.
     pub fn advance(&self, now: Instant) {
         let mut fired = self.fired.take();
@@ -221,6 +227,7 @@ mod tests {
             assert!(Pin::new(sleep).poll(&mut cx).is_pending());
         }
         assert_eq!(*w.alarms.borrow(), [ms(90), ms(40)]);
+        assert_eq!(w.timers.due(), ms(40));
         w.clock.set(ms(40));
         w.timers.advance(ms(40));
         assert_eq!(

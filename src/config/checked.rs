@@ -7,13 +7,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::file::{
     AuctionFile, ConfigFile, DspFile, FanoutFile, LogFile, ResponseFile, ServerFile, ShardsFile,
-    ValidationFile,
+    TelemetryFile, ValidationFile,
 };
 use super::rates::{Rates, is_currency};
 use super::read::{Reader, Written, env_name_part, nearest};
@@ -27,6 +27,7 @@ pub struct Config {
     validation: ValidationOptions,
     response: ResponseOptions,
     log: LogOptions,
+    telemetry: TelemetryOptions,
     dsps: Vec<DspOptions>,
     rates: Rates,
     effective_toml: String,
@@ -161,6 +162,24 @@ pub enum LogFormat {
     Json,
 }
 
+/// `[telemetry]`: what is kept of latencies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetryOptions {
+    /// The interval log on disk, if there is to be one.
+    pub hlog: Option<HlogOptions>,
+}
+
+/// An interval log on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HlogOptions {
+    /// The file that is written to.
+    pub path: PathBuf,
+    /// A file is full before it would be larger than this.
+    pub file_bytes_max: u64,
+    /// Files in all, the one that is written to among them.
+    pub files_max: usize,
+}
+
 /// One `[[dsp]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DspOptions {
@@ -213,6 +232,12 @@ const CONNECTION_AGE_MS_MAX: i64 = 86_400_000;
 /// 64 MiB: a bid request has a few kB, and each one in flight may cost this much memory.
 const BODY_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
+/// From 1 MiB, half a minute of a busy process, to 1 TiB.
+const HLOG_BYTES: RangeInclusive<i64> = 1 << 20..=1 << 40;
+
+/// Each rotation renames them all.
+const HLOG_FILES_MAX: i64 = 1_000;
+
 /// More than any machine has cores.
 const SHARDS_MAX: i64 = 1_024;
 
@@ -252,6 +277,11 @@ impl Config {
         self.log
     }
 
+    /// What is kept of latencies.
+    pub fn telemetry(&self) -> &TelemetryOptions {
+        &self.telemetry
+    }
+
     /// The DSPs to ask, in the order of the file; at least one. Those not enabled are not among them.
     pub fn dsps(&self) -> &[DspOptions] {
         &self.dsps
@@ -280,6 +310,7 @@ impl Config {
             validation: ValidationOptions::check(&file.validation, reader),
             response: ResponseOptions::check(&file.response, reader),
             log: LogOptions::check(&file.log, reader),
+            telemetry: TelemetryOptions::check(&file.telemetry, reader),
             dsps: check_dsps(&file.dsp, reader),
             rates: check_rates(file.auction.rates_file.as_ref(), reader, read_file),
             effective_toml: toml::to_string(file)
@@ -392,6 +423,24 @@ impl LogOptions {
             level: one_of(&file.level, levels, reader),
             format: one_of(&file.format, formats, reader),
         }
+    }
+}
+
+impl TelemetryOptions {
+    fn check(file: &TelemetryFile, reader: &mut Reader<'_>) -> Self {
+        let file_bytes_max = number(&file.hlog_file_bytes_max, HLOG_BYTES, reader);
+        let files_max = number(&file.hlog_files_max, 1..=HLOG_FILES_MAX, reader);
+        let hlog = file.hlog_file.as_ref().map(|path| {
+            if path.value.is_empty() {
+                reader.wrong(path, "must not be empty");
+            }
+            HlogOptions {
+                path: PathBuf::from(&path.value),
+                file_bytes_max,
+                files_max,
+            }
+        });
+        Self { hlog }
     }
 }
 

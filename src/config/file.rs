@@ -17,6 +17,7 @@ pub(super) struct ConfigFile {
     pub(super) validation: ValidationFile,
     pub(super) response: ResponseFile,
     pub(super) log: LogFile,
+    pub(super) telemetry: TelemetryFile,
     pub(super) dsp: Vec<DspFile>,
 }
 
@@ -71,6 +72,14 @@ pub(super) struct LogFile {
 }
 
 #[derive(Debug, Serialize)]
+pub(super) struct TelemetryFile {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hlog_file: Option<Written<String>>,
+    pub(super) hlog_file_bytes_max: Written<i64>,
+    pub(super) hlog_files_max: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
 pub(super) struct DspFile {
     pub(super) name: Option<Written<String>>,
     #[serde(serialize_with = "without_secrets")]
@@ -101,6 +110,7 @@ impl ConfigFile {
             validation: ValidationFile::read(reader.section("validation")),
             response: ResponseFile::read(reader.section("response")),
             log: LogFile::read(reader.section("log")),
+            telemetry: TelemetryFile::read(reader.section("telemetry")),
             dsp: reader.each_section("dsp", DspFile::read),
         }
     }
@@ -175,6 +185,17 @@ impl LogFile {
         Self {
             level: section.get("level", "info".to_owned()),
             format: section.get("format", "text".to_owned()),
+        }
+    }
+}
+
+impl TelemetryFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            hlog_file: section.get_if_written("hlog_file"),
+            // Together 2 GiB: about a day of a busy process.
+            hlog_file_bytes_max: section.get("hlog_file_bytes_max", 256 << 20),
+            hlog_files_max: section.get("hlog_files_max", 8),
         }
     }
 }

@@ -15,8 +15,9 @@ use std::io;
 use std::path::Path;
 
 pub use checked::{
-    AuctionOptions, Config, DspOptions, FanoutOptions, FloorRule, LogFormat, LogLevel, LogOptions,
-    NoBidAnswer, Protocol, ResponseOptions, ServerOptions, Shards, ValidationOptions,
+    AuctionOptions, Config, DspOptions, FanoutOptions, FloorRule, HlogOptions, LogFormat, LogLevel,
+    LogOptions, NoBidAnswer, Protocol, ResponseOptions, ServerOptions, Shards, TelemetryOptions,
+    ValidationOptions,
 };
 pub use rates::{Rate, Rates};
 pub use read::Problem;

@@ -427,6 +427,10 @@ error_body = true
 level = "info"
 format = "text"
 
+[telemetry]
+hlog_file_bytes_max = 268435456
+hlog_files_max = 8
+
 [[dsp]]
 name = "dsp1"
 endpoint = "http://127.0.0.1:9001/bid"
@@ -567,5 +571,36 @@ fn an_unreadable_file_is_named() {
             .to_string()
             .starts_with("/nowhere/c.toml: cannot read it: "),
         "{problems}"
+    );
+}
+
+#[test]
+fn telemetry() {
+    let config = check_with(DSP, &[]).unwrap();
+    assert_eq!(config.telemetry().hlog, None);
+    let text = format!(
+        "[telemetry]\nhlog_file = \"l.hlog\"\nhlog_files_max = 1\nhlog_file_bytes_max = 1048576\n{DSP}"
+    );
+    let hlog = check_with(&text, &[]).unwrap().telemetry().hlog.clone().unwrap();
+    assert_eq!(hlog.path, Path::new("l.hlog"));
+    assert_eq!((hlog.file_bytes_max, hlog.files_max), (1_048_576, 1));
+    let env = [("COREBID_TELEMETRY__HLOG_FILE", "/var/log/corebid.hlog")];
+    let hlog = check_with(DSP, &env).unwrap().telemetry().hlog.clone().unwrap();
+    assert_eq!(hlog.path, Path::new("/var/log/corebid.hlog"));
+    assert_eq!((hlog.file_bytes_max, hlog.files_max), (268_435_456, 8));
+    bad(
+        "[telemetry]\nhlog_file = \"\"\nhlog_files_max = 0\nhlog_file_bytes_max = 1048575",
+        &[
+            "c.toml:2:13: telemetry.hlog_file: must not be empty",
+            "c.toml:3:18: telemetry.hlog_files_max: must be 1 to 1000, is 0",
+            "c.toml:4:23: telemetry.hlog_file_bytes_max: must be 1048576 to 1099511627776, is 1048575",
+        ],
+    );
+    bad(
+        "[telemetry]\nhlog_files_max = 1001\nhlog_file_bytes_max = 1099511627777",
+        &[
+            "c.toml:2:18: telemetry.hlog_files_max: must be 1 to 1000, is 1001",
+            "c.toml:3:23: telemetry.hlog_file_bytes_max: must be 1048576 to 1099511627776, is 1099511627777",
+        ],
     );
 }

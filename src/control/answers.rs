@@ -1,26 +1,32 @@
 //! What the admin port answers: a request in, an answer out, nothing waits.
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
+use serde::Serialize;
 
-use super::{Command, Commands, Readiness, State};
+use super::query::Query;
+use super::{Command, Commands, Readiness, State, page};
 use crate::telemetry::prometheus::{self, Format};
-use crate::telemetry::{DspOutcome, DspSummary, Merged, Stage, Summary};
+use crate::telemetry::{Live, Merged, Moment, Stage, Window};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 const TOML: &str = "application/toml";
 
-/// What there is, with what it is for: the index page lists these.
-const PAGES: [(&str, &str, Page); 7] = [
+/// The latency page is whole: it may load nothing, send its reader nowhere, and be shown in no other page's frame.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+                           connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// What there is, with what it is for: the latency page lists these.
+const PAGES: [(&str, &str, Page); 12] = [
     ("/", "this page", Page::Index),
     (
         "/metrics",
@@ -29,9 +35,21 @@ const PAGES: [(&str, &str, Page); 7] = [
     ),
     (
         "/latency.json",
-        "percentiles by stage and by DSP, in nanoseconds",
+        "percentiles by stage, DSP and shard, in nanoseconds; ?window=60 for the last minute",
         Page::Latency,
     ),
+    (
+        "/latency.hgrm",
+        "HdrHistogram percentile file, ms; ?stage=total or ?dsp=NAME",
+        Page::Percentiles,
+    ),
+    (
+        "/latency.hlog",
+        "HdrHistogram interval log of the last 15 minutes, by stage, DSP and shard",
+        Page::IntervalLog,
+    ),
+    ("/dsps", "state of each DSP", Page::Dsps),
+    ("/live.json", "what this page lives on", Page::Live),
     (
         "/config",
         "effective configuration, without secrets",
@@ -43,6 +61,7 @@ const PAGES: [(&str, &str, Page); 7] = [
         "200 if bid requests are welcome, 503 while starting and draining",
         Page::Ready,
     ),
+    ("/favicon.ico", "none", Page::Icon),
     ("/drain", "POST: finish what is in flight and stop", Page::Drain),
 ];
 
@@ -51,9 +70,14 @@ enum Page {
     Index,
     Metrics,
     Latency,
+    Percentiles,
+    IntervalLog,
+    Dsps,
+    Live,
     Config,
     Health,
     Ready,
+    Icon,
     Drain,
 }
 
@@ -66,27 +90,57 @@ struct Sources {
     effective_toml: RefCell<String>,
     readiness: Arc<Readiness>,
     commands: Commands,
+    /// Since the Unix epoch: with it a page tells one process from the next.
+    started: Duration,
+    wall_clock: fn() -> Duration,
+    index: Bytes,
+}
+
+/// What the latency page is told beside the counts.
+#[derive(Serialize)]
+struct LivePage {
+    version: &'static str,
+    state: &'static str,
+    started_unix_ms: u64,
+    now_unix_ms: u64,
+    #[serde(flatten)]
+    live: Live,
 }
 
 impl Pages {
+    /// `wall_clock` tells the time since the Unix epoch.
     pub(super) fn new(
         merged: Merged,
         readiness: Arc<Readiness>,
         commands: Commands,
         effective_toml: String,
+        wall_clock: fn() -> Duration,
     ) -> Self {
         let (merged, effective_toml) = (RefCell::new(merged), RefCell::new(effective_toml));
+        let links = PAGES.into_iter().map(|(path, what, _)| (path, what));
         Self(Rc::new(Sources {
             merged,
             effective_toml,
             readiness,
             commands,
+            started: wall_clock(),
+            wall_clock,
+            index: page::html(links.filter(|(path, _)| !["/", "/favicon.ico"].contains(path))).into(),
         }))
     }
 
-    /// Takes in what shards have handed over.
-    pub(super) fn collect(&self) {
-        self.0.merged.borrow_mut().collect();
+    /// Takes in what shards have handed over. When that ends a second, returns its lines for an interval log.
+    pub(super) fn collect(&self, now: Moment) -> Option<Arc<[u8]>> {
+        let mut merged = self.0.merged.borrow_mut();
+        merged.collect();
+        merged.tick(now)
+    }
+
+    /// As [`Self::collect`], and ends the second that is not over.
+    pub(super) fn collect_the_last(&self, now: Moment) -> Option<Arc<[u8]>> {
+        let mut merged = self.0.merged.borrow_mut();
+        merged.collect();
+        merged.end_second(now)
     }
 
     /// After a reload.
@@ -107,15 +161,38 @@ impl Pages {
         if !allowed.contains(request.method()) {
             return not_allowed(allowed);
         }
-        match page {
-            Page::Index => answer(StatusCode::OK, HTML, self.index()),
-            Page::Metrics => self.metrics(request),
-            Page::Latency => self.latency(),
-            Page::Config => answer(StatusCode::OK, TOML, self.0.effective_toml.borrow().clone()),
-            Page::Health => text(StatusCode::OK, "ok\n"),
-            Page::Ready => self.ready(),
-            Page::Drain => self.drain(request),
-        }
+        let query = Query::of(request.uri());
+        let answered = match page {
+            Page::Index => Ok(self.index()),
+            Page::Metrics => Ok(self.metrics(request)),
+            Page::Latency => self.latency(&query),
+            Page::Percentiles => self.percentiles(&query),
+            Page::IntervalLog => Ok(answer(
+                StatusCode::OK,
+                TEXT,
+                self.0.merged.borrow().interval_log(),
+            )),
+            Page::Dsps => self.dsps(&query),
+            Page::Live => self.live(&query),
+            Page::Config => Ok(answer(
+                StatusCode::OK,
+                TOML,
+                self.0.effective_toml.borrow().clone(),
+            )),
+            Page::Health => Ok(text(StatusCode::OK, "ok\n")),
+            Page::Ready => Ok(self.ready()),
+            Page::Icon => Ok(answer(StatusCode::NO_CONTENT, TEXT, "")),
+            Page::Drain => Ok(self.drain(request)),
+        };
+        answered.unwrap_or_else(|refusal| text(refusal.status, refusal.message))
+    }
+
+    fn index(&self) -> Response<Full<Bytes>> {
+        let mut answer = answer(StatusCode::OK, HTML, self.0.index.clone());
+        answer
+            .headers_mut()
+            .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+        answer
     }
 
     fn metrics<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
@@ -131,31 +208,47 @@ impl Pages {
         )
     }
 
-    fn latency(&self) -> Response<Full<Bytes>> {
-        #[derive(serde::Serialize)]
-        struct Latency {
-            stages: Vec<StageLatency>,
-            dsps: Vec<DspSummary>,
-        }
-        #[derive(serde::Serialize)]
-        struct StageLatency {
-            stage: &'static str,
-            #[serde(flatten)]
-            latency: Summary,
-        }
+    fn latency(&self, query: &Query<'_>) -> Result<Response<Full<Bytes>>, Refusal> {
+        let window = window(query, Window::Start)?;
+        Ok(json(&self.0.merged.borrow().latency(window)))
+    }
+
+    fn dsps(&self, query: &Query<'_>) -> Result<Response<Full<Bytes>>, Refusal> {
+        let window = window(query, Window::Seconds(60))?;
+        Ok(json(&self.0.merged.borrow().dsps(window)))
+    }
+
+    fn percentiles(&self, query: &Query<'_>) -> Result<Response<Full<Bytes>>, Refusal> {
         let merged = self.0.merged.borrow();
-        let of_stage = |(stage, latency): (Stage, Summary)| StageLatency {
-            stage: stage.label(),
-            latency,
+        let Some(dsp) = query.get("dsp") else {
+            let stage = stage(query)?;
+            return Ok(text(StatusCode::OK, merged.percentiles_of_stage(stage)));
         };
-        let latency = Latency {
-            stages: merged.stages().map(of_stage).collect(),
-            dsps: merged.dsps().collect(),
-        };
-        match serde_json::to_string(&latency) {
-            Ok(json) => answer(StatusCode::OK, JSON, json),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        match merged.percentiles_of_dsp(&dsp) {
+            Some(percentiles) => Ok(text(StatusCode::OK, percentiles)),
+            None => Err(Refusal {
+                status: StatusCode::NOT_FOUND,
+                message: "no DSP of this name has been called; /dsps lists them\n".to_owned(),
+            }),
         }
+    }
+
+    fn live(&self, query: &Query<'_>) -> Result<Response<Full<Bytes>>, Refusal> {
+        let window = window(query, Window::Seconds(10))?;
+        let stage = stage(query)?;
+        let since = match query.get("since") {
+            None => 0,
+            Some(since) => since
+                .parse()
+                .map_err(|_| Refusal::bad("since must be the number of a second\n"))?,
+        };
+        Ok(json(&LivePage {
+            version: env!("CARGO_PKG_VERSION"),
+            state: self.0.readiness.state().name(),
+            started_unix_ms: millis(self.0.started),
+            now_unix_ms: millis((self.0.wall_clock)()),
+            live: self.0.merged.borrow().live(window, stage, since),
+        }))
     }
 
     fn ready(&self) -> Response<Full<Bytes>> {
@@ -182,96 +275,43 @@ impl Pages {
             )
         }
     }
-
-    fn index(&self) -> String {
-        let merged = self.0.merged.borrow();
-        let mut page = String::with_capacity(16 * 1024);
-        // A String takes anything.
-        let _ = write_index(&mut page, &merged, self.0.readiness.state());
-        page
-    }
 }
 
-fn write_index(page: &mut String, merged: &Merged, state: State) -> std::fmt::Result {
-    page.push_str(INDEX_HEAD);
-    let in_flight: u64 = merged.in_flight().map(|(_, n)| n).sum();
-    let answers: u64 = merged.requests().map(|(_, n)| n).sum();
-    writeln!(
-        page,
-        "<h1>corebid {}: {}</h1>",
-        env!("CARGO_PKG_VERSION"),
-        state.name()
-    )?;
-    write!(page, "<p>{in_flight} bid requests in flight, {answers} answered")?;
-    for (status, n) in merged.requests().filter(|&(_, n)| n > 0) {
-        match status {
-            Some(status) => write!(page, ", {n} with {status}")?,
-            None => write!(page, ", {n} with another status")?,
+/// What was asked for does not exist.
+struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    fn bad(message: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            message: message.into(),
         }
     }
-    page.push_str(".</p>\n<table><caption>Stages</caption>\n<tr><th>stage<th>count");
-    page.push_str("<th>p50<th>p90<th>p99<th>p99.9<th>max\n");
-    for (stage, latency) in merged.stages() {
-        write!(page, "<tr><td>{}", stage.label())?;
-        write_latency(page, &latency)?;
-    }
-    page.push_str("</table>\n<table><caption>DSPs</caption>\n<tr><th>DSP<th>answers and timeouts");
-    page.push_str("<th>p50<th>p90<th>p99<th>p99.9<th>max");
-    DspOutcome::ALL
-        .iter()
-        .try_for_each(|outcome| write!(page, "<th>{}", outcome.label()))?;
-    page.push('\n');
-    for dsp in merged.dsps() {
-        write!(
-            page,
-            "<tr><td>{}",
-            dsp.name.replace('&', "&amp;").replace('<', "&lt;")
-        )?;
-        write_latency(page, &dsp.latency)?;
-        dsp.calls
-            .iter()
-            .try_for_each(|calls| write!(page, "<td>{calls}"))?;
-    }
-    page.push_str("</table>\n<table><caption>Here is also</caption>\n");
-    for (path, what, _) in PAGES {
-        let link = if path == "/drain" {
-            path.to_owned()
-        } else {
-            format!("<a href=\"{path}\">{path}</a>")
-        };
-        writeln!(page, "<tr><td>{link}<td class=\"text\">{what}")?;
-    }
-    page.push_str("</table>\n");
-    Ok(())
 }
 
-const INDEX_HEAD: &str = "<!DOCTYPE html>
-<html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" content=\"2\"><title>corebid</title>
-<style>
-body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; color-scheme: light dark }
-table { border-collapse: collapse; margin-bottom: 1.5rem; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: bold }
-th, td { padding: 0 .6rem; text-align: right; font-weight: normal }
-td:first-child, th:first-child, .text { text-align: left; padding-left: 0 }
-</style>
-<p>Times in ms; everything since the process started, over all shards.</p>
-";
+fn window(query: &Query<'_>, default: Window) -> Result<Window, Refusal> {
+    query.get("window").map_or(Ok(default), |text| {
+        Window::parse(&text)
+            .ok_or_else(|| Refusal::bad("window must be start or a number of seconds, 1 to 60\n"))
+    })
+}
 
-fn write_latency(page: &mut String, latency: &Summary) -> std::fmt::Result {
-    write!(page, "<td>{}", latency.count)?;
-    let Summary {
-        p50_ns,
-        p90_ns,
-        p99_ns,
-        p99_9_ns,
-        max_ns,
-        ..
-    } = *latency;
-    for ns in [p50_ns, p90_ns, p99_ns, p99_9_ns, max_ns] {
-        let us = ns / 1_000;
-        write!(page, "<td>{}.{:03}", us / 1_000, us % 1_000)?;
-    }
-    Ok(())
+fn stage(query: &Query<'_>) -> Result<Stage, Refusal> {
+    let Some(name) = query.get("stage") else {
+        return Ok(Stage::Total);
+    };
+    let stage = Stage::ALL.into_iter().find(|stage| stage.label() == name);
+    stage.ok_or_else(|| {
+        let known = Stage::ALL.map(Stage::label).join(", ");
+        Refusal::bad(format!("no such stage; there are {known}\n"))
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn not_allowed(allowed: &[Method]) -> Response<Full<Bytes>> {
@@ -283,6 +323,13 @@ fn not_allowed(allowed: &[Method]) -> Response<Full<Bytes>> {
     answer
 }
 
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(value) {
+        Ok(json) => answer(StatusCode::OK, JSON, json),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     answer(status, TEXT, body)
 }
@@ -290,11 +337,8 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }

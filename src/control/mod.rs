@@ -3,6 +3,9 @@
 //! them.
 
 mod answers;
+mod hlog_file;
+mod page;
+mod query;
 mod readiness;
 mod server;
 
@@ -18,8 +21,11 @@ use tokio::runtime;
 use tokio::task::LocalSet;
 
 use self::answers::Pages;
-use crate::telemetry::Merged;
+use self::hlog_file::HlogFile;
+use crate::clock;
+use crate::telemetry::{Merged, Moment};
 
+pub use self::hlog_file::HlogOptions;
 pub use self::readiness::{Readiness, State};
 
 /// How often intervals are taken in: a scrape sees counts that are at most this much older than what shards
@@ -32,6 +38,8 @@ pub struct ControlOptions {
     pub listen: SocketAddr,
     /// What `GET /config` shows first. Secrets are not this module's to find: they must be out already.
     pub effective_toml: String,
+    /// Where latencies are logged, if anywhere.
+    pub hlog: Option<HlogOptions>,
     /// What one visitor may take from the others.
     pub limits: Limits,
 }
@@ -78,8 +86,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens the port and serves it from a thread of its own. That the port cannot be opened is an error here
-    /// and not a line in a log later.
+    /// Opens the port and serves it from a thread of its own. That the port or the interval log cannot be opened is
+    /// an error here and not a line in a log later.
     ///
     /// The thread inherits the caller's affinity: call it from a thread that is not pinned to a shard's core.
     pub fn spawn(
@@ -91,18 +99,32 @@ impl Control {
         let ControlOptions {
             listen,
             effective_toml,
+            hlog,
             limits,
         } = options;
         let listener = StdTcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let hlog = hlog
+            .map(|options| {
+                let path = options.path.display().to_string();
+                HlogFile::open(options, clock::since_unix_epoch())
+                    .map_err(|error| io::Error::new(error.kind(), format!("interval log {path}: {error}")))
+            })
+            .transpose()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, updates) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("corebid-control".to_owned())
             .spawn(move || {
-                let pages = Pages::new(merged, readiness, commands, effective_toml);
-                LocalSet::new().block_on(&runtime, keep(listener, limits, pages, updates));
+                let pages = Pages::new(
+                    merged,
+                    readiness,
+                    commands,
+                    effective_toml,
+                    clock::since_unix_epoch,
+                );
+                LocalSet::new().block_on(&runtime, keep(listener, limits, pages, updates, hlog));
             })?;
         Ok(Self {
             address,
@@ -137,20 +159,39 @@ impl Drop for Control {
 }
 
 /// Takes intervals in and serves visitors until the other end of `updates` is gone.
-async fn keep(listener: StdTcpListener, limits: Limits, pages: Pages, updates: Receiver<String>) {
+async fn keep(
+    listener: StdTcpListener,
+    limits: Limits,
+    pages: Pages,
+    updates: Receiver<String>,
+    mut hlog: Option<HlogFile>,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the admin port cannot be served"),
     };
     tokio::task::spawn_local(server::serve(listener, limits, pages.clone()));
+    let mut log = |lines: Option<Arc<[u8]>>| {
+        if let (Some(lines), Some(file)) = (lines, &mut hlog) {
+            file.append(lines);
+        }
+    };
     loop {
-        tokio::time::sleep(COLLECT_EVERY).await;
-        pages.collect();
+        log(pages.collect(moment()));
         match updates.try_recv() {
             Ok(effective_toml) => pages.show_config(effective_toml),
             Err(TryRecvError::Empty) => {}
-            Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Disconnected) => break,
         }
+        tokio::time::sleep(COLLECT_EVERY).await;
+    }
+    log(pages.collect_the_last(moment()));
+}
+
+fn moment() -> Moment {
+    Moment {
+        monotonic: Duration::from_nanos(clock::now().as_nanos()),
+        unix: clock::since_unix_epoch(),
     }
 }
 

@@ -18,6 +18,10 @@ struct Visited {
 }
 
 fn visited(limits: Limits) -> Visited {
+    visited_with(limits, None)
+}
+
+fn visited_with(limits: Limits, hlog: Option<HlogOptions>) -> Visited {
     let (recorders, merged) = telemetry::channel(1);
     let roster = Arc::new(Roster::new(vec!["dsp1".to_owned(), "<b>&".to_owned()], "USD"));
     let readiness = Arc::new(Readiness::new());
@@ -25,6 +29,7 @@ fn visited(limits: Limits) -> Visited {
     let options = ControlOptions {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         effective_toml: "[server]\n".to_owned(),
+        hlog,
         limits,
     };
     let take: Commands = Box::new(move |command| sender.try_send(command).is_ok());
@@ -87,7 +92,9 @@ impl Visited {
 #[test]
 fn pages() {
     let visited = visited(Limits::default());
-    visited.check("GET /", 200, "<a href=\"/metrics\">");
+    visited.check("GET /", 200, "[\"/metrics\",\"Prometheus text");
+    visited.check("GET /", 200, "content-security-policy: default-src 'none'");
+    visited.check("GET /favicon.ico", 204, "");
     visited.check("GET /metrics", 200, "corebid_deadline_missed_total 0\n");
     visited.check("GET /metrics?x=1", 200, "content-type: text/plain; version=0.0.4");
     visited.check("GET /healthz", 200, "\r\n\r\nok\n");
@@ -124,10 +131,77 @@ fn what_a_shard_hands_over_is_shown() {
     visited.recorder.publish();
     visited.wait_for("/metrics", "corebid_requests_total{status=\"204\"} 1\n");
     visited.check("GET /metrics", 200, "corebid_in_flight{shard=\"0\"} 3\n");
-    visited.check("GET /", 200, "3 bid requests in flight, 1 answered, 1 with 204.");
-    visited.check("GET /", 200, "<td>parse<td>1<td>0.004<td>");
-    visited.check("GET /", 200, "<td>&lt;b>&amp;<td>0");
+    visited.check(
+        "GET /latency.json",
+        200,
+        r#"{"stage":"parse","count":1,"p50_ns":4015,"#,
+    );
     visited.check("GET /latency.json", 200, r#"{"name":"dsp1","count":1,"#);
+}
+
+#[test]
+fn histograms_for_their_tools() {
+    let visited = visited(Limits::default());
+    visited.recorder.stage(Stage::Total, 34_000_000);
+    visited.recorder.dsp_call(0, DspOutcome::Bid, 12_000_000);
+    visited.recorder.publish();
+    visited.wait_for("/latency.hgrm", "Total count    =            1]");
+    visited.check("GET /latency.hgrm?stage=total", 200, "      34.0");
+    visited.check(
+        "GET /latency.hgrm?stage=parse",
+        200,
+        "Total count    =            0]",
+    );
+    visited.check(
+        "GET /latency.hgrm?stage=sleep",
+        400,
+        "no such stage; there are admit, read,",
+    );
+    visited.check("GET /latency.hgrm?dsp=dsp1", 200, "      12.0");
+    visited.check("GET /latency.hgrm?dsp=dsp9", 404, "/dsps lists them");
+    let log = visited.wait_for("/latency.hlog", "Tag=dsp:dsp1,");
+    assert!(
+        log.contains("\r\n\r\n#[Histogram log format version 1.3]\n"),
+        "{log}"
+    );
+    assert!(log.contains("Tag=shard:0,"), "{log}");
+}
+
+#[test]
+fn windows_and_what_is_new() {
+    let visited = visited(Limits::default());
+    for _ in 0..30 {
+        visited.recorder.dsp_call(1, DspOutcome::Timeout, 60_000_000);
+    }
+    visited.recorder.stage(Stage::Total, 34_000_000);
+    visited.recorder.publish();
+    visited.wait_for("/dsps", r#""name":"<b>&","configured":true,"state":"failing""#);
+    visited.check("GET /dsps?window=start", 200, r#""window_s":null"#);
+    visited.check("GET /dsps?window=61", 400, "window must be start or");
+    visited.check("GET /latency.json?window=0", 400, "window must be start or");
+    visited.check("GET /live.json", 200, r#"{"version":""#);
+    visited.check("GET /live.json", 200, r#""state":"starting""#);
+    visited.check("GET /live.json?since=0", 200, r#""seconds":[{"number":0,"#);
+    visited.check("GET /live.json?since=1000000", 200, r#""seconds":[]"#);
+    visited.check("GET /live.json?since=now", 400, "since must be");
+    visited.check("GET /live.json?stage=none", 400, "no such stage");
+}
+
+#[test]
+fn the_interval_log_on_disk_has_the_last_seconds_too() {
+    let path = std::env::temp_dir().join(format!("corebid-control-{}.hlog", std::process::id()));
+    let hlog = HlogOptions {
+        path: path.clone(),
+        file_bytes_max: 1 << 20,
+        files_max: 1,
+    };
+    let visited = visited_with(Limits::default(), Some(hlog));
+    visited.recorder.stage(Stage::Parse, 4_000);
+    drop(visited.recorder);
+    drop(visited.control);
+    let log = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(log.contains("\nTag=stage:parse,"), "{log}");
 }
 
 #[test]
@@ -230,6 +304,7 @@ fn a_port_in_use_is_an_error_at_the_start() {
     let options = ControlOptions {
         listen: visited.control.address(),
         effective_toml: String::new(),
+        hlog: None,
         limits: Limits::default(),
     };
     let (_, merged) = telemetry::channel(1);

@@ -11,7 +11,7 @@ use super::epoch::Epoch;
 use crate::clock::{self, Timers};
 use crate::fanout::Pool;
 use crate::net::{self, Readiness};
-use crate::telemetry::Recorder;
+use crate::telemetry::{Recorder, StallCause};
 
 /// See the module's description.
 pub(super) struct Driver {
@@ -30,14 +30,21 @@ impl Driver {
         let mut epoch = Epoch::new(self.epoch_max, clock::now(), clock::thread_cpu());
         loop {
             let begun = clock::now();
+            self.recorder.turn_begins();
+            if self.timers.due() <= begun {
+                self.recorder.timer_late(nanos(begun.since(self.timers.due())));
+            }
             self.pool.turn(begun)?;
             self.timers.advance(begun);
+            self.recorder
+                .worked(StallCause::DspIo, nanos(clock::now().since(begun)));
             let nothing_is_left = self.let_all_run().await;
 
             let now = clock::now();
             // How long a DSP's answer may have lain unread because of this turn.
-            self.recorder
-                .loop_stall(u64::try_from(now.since(begun).as_nanos()).unwrap_or(u64::MAX));
+            self.recorder.loop_stall(nanos(now.since(begun)), || {
+                nanos(epoch.used_since_measured(clock::thread_cpu()))
+            });
             // What comes in meanwhile is taken together: an epoch is the time from turn to turn.
             let next = begun.after(epoch.length(now, self.pool.calls_started(), clock::thread_cpu));
             if nothing_is_left && now < next {
@@ -65,4 +72,8 @@ impl Driver {
 )]
 fn sleep(time: Duration) {
     thread::sleep(time);
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -54,6 +54,12 @@ impl Epoch {
         }
     }
 
+    /// How much CPU time the thread has used since the last measurement, at most [`MEASURE_INTERVAL`] before the last
+    /// call of [`Self::length`], when it has used `cpu` so far.
+    pub(super) fn used_since_measured(&self, cpu: Duration) -> Duration {
+        cpu.saturating_sub(self.cpu_at)
+    }
+
     /// How long it is to be now. `calls` counts the DSP calls so far, `cpu` tells the CPU time that the thread has used so
     /// far.
     pub(super) fn length(&mut self, now: Instant, calls: u64, cpu: impl FnOnce() -> Duration) -> Duration {

@@ -21,7 +21,7 @@ use crossbeam::channel::{Receiver, Sender};
 use futures_lite::future;
 use glommio::{LocalExecutorBuilder, Placement};
 
-use crate::clock::{self, Timers};
+use crate::clock::{self, Instant, Timers};
 use crate::fanout::{Connections, DspId, DspOptions, Fanout, Gatherings, Observer, Pool, PoolLimits};
 use crate::ingress::{self, Ingress};
 use crate::net::{Hearing, Listener, Readiness, Signal};
@@ -199,6 +199,7 @@ async fn run(
         timers,
         recorder,
         rounds: Cell::new(0),
+        cpu: Cell::new((clock::now(), clock::thread_cpu())),
         counts: RefCell::default(),
     };
     let serving = async {
@@ -267,9 +268,12 @@ struct CountsLateAnswers(Rc<Recorder>);
 
 impl Observer for CountsLateAnswers {
     fn late(&self, dsp: DspId, late: Duration) {
-        self.0
-            .dsp_late(dsp.index(), u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
+        self.0.dsp_late(dsp.index(), nanos(late));
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A shard's care for itself, off every request's path.
@@ -280,6 +284,8 @@ struct Care {
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     rounds: Cell<u32>,
+    /// When the thread's CPU time was last read, and what it was.
+    cpu: Cell<(Instant, Duration)>,
     counts: RefCell<Vec<Connections>>,
 }
 
@@ -289,6 +295,7 @@ impl Care {
         self.timers
             .sleep_until(self.timers.now().after(CARE_INTERVAL))
             .await;
+        self.probe().await;
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
         self.member.say(self.timers.now(), self.ingress.load().in_flight);
@@ -297,6 +304,7 @@ impl Care {
         }
         if round.is_multiple_of(CARE_ROUNDS_PER_INTERVAL) {
             self.gauges();
+            self.cpu();
             // When the housekeeping thread is behind, the interval grows and goes with the next round.
             self.recorder.publish();
         }
@@ -318,6 +326,20 @@ impl Care {
         }
         self.gauges();
         self.recorder.publish();
+    }
+
+    /// Goes to the end of the queue of tasks that can run: how long that takes, any of them waits.
+    async fn probe(&self) {
+        let asked = self.timers.now();
+        future::yield_now().await;
+        self.recorder.queue_delay(nanos(self.timers.now().since(asked)));
+    }
+
+    fn cpu(&self) {
+        let (now, cpu) = (self.timers.now(), clock::thread_cpu());
+        let (read_at, cpu_then) = self.cpu.replace((now, cpu));
+        self.recorder
+            .cpu(nanos(cpu.saturating_sub(cpu_then)), nanos(now.since(read_at)));
     }
 
     fn gauges(&self) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Prepared;
 use crate::auction::{FloorRule, Rules};
 use crate::config::{self, Config, NoBidAnswer, Shards};
+use crate::control::HlogOptions;
 use crate::fanout::{DspOptions, EndpointError, PoolLimits, Protocol, Target};
 use crate::ingress;
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
@@ -136,6 +137,11 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
         listen: server.listen,
         admin: server.admin,
         effective_toml: config.effective_toml().to_owned(),
+        hlog: config.telemetry().hlog.clone().map(|hlog| HlogOptions {
+            path: hlog.path,
+            file_bytes_max: hlog.file_bytes_max,
+            files_max: hlog.files_max,
+        }),
     })
 }
 

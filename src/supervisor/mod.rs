@@ -36,6 +36,7 @@ pub struct Prepared {
     listen: SocketAddr,
     admin: SocketAddr,
     effective_toml: String,
+    hlog: Option<control::HlogOptions>,
 }
 
 /// Where a running exchange can be reached.
@@ -105,6 +106,7 @@ fn open_admin_port(
     let options = ControlOptions {
         listen: prepared.admin,
         effective_toml: prepared.effective_toml.clone(),
+        hlog: prepared.hlog.clone(),
         limits: control::Limits::default(),
     };
     let drain = move |command| match command {

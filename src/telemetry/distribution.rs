@@ -1,6 +1,8 @@
-//! How often each value occurred, to a stated precision. The one file that knows hdrhistogram.
+//! How often each value occurred, to a stated precision. This and the two formats of HdrHistogram's tools
+//! (`hgrm`, `hlog`) are the files that know hdrhistogram.
 
 use hdrhistogram::Histogram;
+use hdrhistogram::iterators::IterationValue;
 
 /// The largest duration told apart, 60 s: six hundred times what an SSP waits. More is counted as this.
 const DURATION_NS_MAX: u64 = 60_000_000_000;
@@ -20,7 +22,7 @@ pub(super) struct Distribution {
 /// A distribution in a few numbers, in nanoseconds. All zero while nothing was recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Summary {
-    /// Values recorded since the process started.
+    /// How many values were recorded.
     pub count: u64,
     /// Half of the values are at or below this, ns.
     pub p50_ns: u64,
@@ -48,6 +50,12 @@ impl Distribution {
         Self::new(1_000, DURATION_NS_MAX, 2)
     }
 
+    /// How late a shard's loop is: as [`Self::of_dsp`], because a shard should never be so late that more digits
+    /// would say more.
+    pub(super) fn of_loop() -> Self {
+        Self::of_dsp()
+    }
+
     /// Prices per mille in micros of a currency, two significant digits.
     pub(super) fn of_price() -> Self {
         Self::new(100, PRICE_MICROS_MAX, 2)
@@ -68,12 +76,9 @@ impl Distribution {
         self.sum += u128::from(value);
     }
 
-    /// Adds another distribution of the same kind.
-    pub(super) fn merge(&mut self, other: &Self) {
-        // Same bounds on both sides, so there is nothing that could not be added.
-        let added = self.histogram.add(&other.histogram);
-        debug_assert!(added.is_ok(), "{added:?}");
-        self.sum += other.sum;
+    /// Adds values of the same kind.
+    pub(super) fn merge(&mut self, other: &impl Values) {
+        other.add_to(self);
     }
 
     /// Forgets everything, keeps the memory.
@@ -113,6 +118,49 @@ impl Distribution {
         counts
     }
 
+    /// For the formats of HdrHistogram's tools.
+    pub(super) fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// What occurred and nothing of what did not: for keeping many.
+    pub(super) fn sparse(&self) -> Sparse {
+        let step = |step: IterationValue<u64>| {
+            let count = u32::try_from(step.count_at_value()).unwrap_or(u32::MAX);
+            (step.value_iterated_to(), count)
+        };
+        Sparse {
+            steps: self.histogram.iter_recorded().map(step).collect(),
+            sum: self.sum,
+        }
+    }
+
+    /// The value at each percentile of HdrHistogram's percentile plot, as `(1 / (1 - quantile), value)`, from the
+    /// smallest value to the one before the largest: that one's abscissa is infinite.
+    pub(super) fn curve(&self) -> Vec<(f64, u64)> {
+        self.histogram
+            .iter_quantiles(TICKS_PER_HALF_DISTANCE)
+            .filter(|step| step.quantile_iterated_to() < 1.0)
+            .map(|step| {
+                (
+                    1.0 / (1.0 - step.quantile_iterated_to()),
+                    step.value_iterated_to(),
+                )
+            })
+            .collect()
+    }
+
+    /// How many values lie in each row of a heat map, see [`heat_row`].
+    pub(super) fn heat(&self) -> [u32; HEAT_ROWS] {
+        let mut rows = [0_u32; HEAT_ROWS];
+        for step in self.histogram.iter_recorded() {
+            let row = heat_row(self.histogram.lowest_equivalent(step.value_iterated_to()));
+            let count = u32::try_from(step.count_at_value()).unwrap_or(u32::MAX);
+            rows[row] = rows[row].saturating_add(count);
+        }
+        rows
+    }
+
     pub(super) fn summary(&self) -> Summary {
         if self.histogram.is_empty() {
             return Summary::default();
@@ -129,6 +177,61 @@ impl Distribution {
             max_ns,
         }
     }
+}
+
+/// The values that occurred, each with how often, and their sum.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sparse {
+    steps: Box<[(u64, u32)]>,
+    sum: u128,
+}
+
+/// What can be added to a distribution.
+pub(super) trait Values {
+    /// Adds these values to others of the same kind.
+    fn add_to(&self, others: &mut Distribution);
+}
+
+impl Values for Distribution {
+    fn add_to(&self, others: &mut Distribution) {
+        // Same bounds on both sides, so there is nothing that could not be added. And nothing to add where nothing
+        // occurred: that saves reading the whole array.
+        if !self.histogram.is_empty() {
+            let added = others.histogram.add(&self.histogram);
+            debug_assert!(added.is_ok(), "{added:?}");
+        }
+        others.sum += self.sum;
+    }
+}
+
+impl Values for Sparse {
+    fn add_to(&self, others: &mut Distribution) {
+        for &(value, count) in &self.steps {
+            others.histogram.saturating_record_n(value, u64::from(count));
+        }
+        others.sum += self.sum;
+    }
+}
+
+/// Points of a percentile curve between one half of what is left and the next, as HdrHistogram's tools have it.
+pub(super) const TICKS_PER_HALF_DISTANCE: u32 = 5;
+
+/// Rows of a heat map: 16 in each of the four decades from 0.1 ms to 1 s, each 15 % above the one below.
+pub(super) const HEAT_ROWS: usize = 64;
+const HEAT_ROWS_PER_DECADE: f64 = 16.0;
+const HEAT_NS_MIN: f64 = 100_000.0;
+
+/// Where a duration lies in a heat map, from 0: row `n` begins at 0.1 ms times 10 to the power of `n / 16`. What is
+/// shorter than the first or longer than the last counts there.
+fn heat_row(ns: u64) -> usize {
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast of a float saturates, and the rows are coarse"
+    )]
+    let row = (((ns.max(1) as f64) / HEAT_NS_MIN).log10() * HEAT_ROWS_PER_DECADE).floor() as usize;
+    row.min(HEAT_ROWS - 1)
 }
 
 impl PartialEq for Distribution {
@@ -183,5 +286,50 @@ mod tests {
         check(&edges, 72_100_000, [0, 0, 1]);
         check(&edges, 100_000_000, [0, 0, 1]);
         check(&edges, 100_200_000, [0, 0, 0]);
+    }
+
+    #[test]
+    fn rows_of_a_heat_map() {
+        #[track_caller]
+        fn check(ns: u64, row: usize) {
+            assert_eq!(heat_row(ns), row, "{ns} ns");
+        }
+        check(0, 0);
+        check(100_000, 0);
+        check(115_000, 0);
+        check(116_000, 1);
+        check(999_000, 15);
+        check(1_000_000, 16);
+        check(10_000_000, 32);
+        check(72_000_000, 45);
+        check(100_000_000, 48);
+        check(999_000_000, 63);
+        check(u64::MAX, 63);
+    }
+
+    #[test]
+    fn a_sparse_distribution_has_all_that_the_dense_one_has() {
+        let mut dense = Distribution::of_stage();
+        (0..5_000).for_each(|n| dense.record(n * n * 313));
+        let mut again = Distribution::of_stage();
+        again.merge(&dense.sparse());
+        assert_eq!(again, dense);
+        again.merge(&Distribution::of_stage().sparse());
+        assert_eq!(again, dense);
+    }
+
+    #[test]
+    fn a_curve_rises_and_ends_before_the_largest() {
+        let mut distribution = Distribution::of_stage();
+        assert_eq!(distribution.curve(), []);
+        (1..=1_000).for_each(|n| distribution.record(n * 1_000_000));
+        let curve = distribution.curve();
+        assert!(curve.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{curve:?}");
+        let (half, median) = curve.iter().copied().find(|&(x, _)| x >= 2.0).unwrap();
+        assert!(
+            (2.0..2.001).contains(&half) && median.abs_diff(500_000_000) < 1_000_000,
+            "{half} {median}"
+        );
+        assert!(curve.iter().all(|(x, _)| x.is_finite()));
     }
 }

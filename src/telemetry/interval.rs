@@ -1,14 +1,14 @@
-//! What one shard counted between two hand-overs.
+//! What was counted: by one shard between two hand-overs, or by all of them in a stretch of time.
 
 use std::array;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 
-use super::distribution::Distribution;
+use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
     BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, Http, PanicLayer, Placed, Rounded,
-    ShedReason, Stage, StatusCounts,
+    ShedReason, Stage, StallCause, StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -22,6 +22,7 @@ pub(super) struct Interval {
     /// By the roster's index.
     pub(super) dsps: Vec<DspTally>,
     pub(super) clearing_price: Distribution,
+    pub(super) looped: LoopTally,
     pub(super) gauges: Gauges,
 }
 
@@ -34,6 +35,7 @@ impl Interval {
             tally: Tally::default(),
             dsps: roster.dsps().iter().map(|_| DspTally::default()).collect(),
             clearing_price: Distribution::of_price(),
+            looped: LoopTally::default(),
             gauges: Gauges::new(roster.dsps().len()),
         })
     }
@@ -43,13 +45,14 @@ impl Interval {
         self.tally.clear();
         self.dsps.iter_mut().for_each(DspTally::clear);
         self.clearing_price.clear();
+        self.looped.clear();
     }
 }
 
 /// Counts that are not about one DSP.
-#[derive(Debug, PartialEq)]
-pub(super) struct Tally {
-    pub(super) stages: [Distribution; Stage::ALL.len()],
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tally<D = Distribution> {
+    pub(super) stages: [D; Stage::ALL.len()],
     pub(super) requests: StatusCounts,
     pub(super) losses: CodeCounts,
     pub(super) shed: Counts<{ ShedReason::ALL.len() }>,
@@ -58,11 +61,10 @@ pub(super) struct Tally {
     pub(super) accepted: Counts<{ Placed::ALL.len() }>,
     pub(super) aged: Counts<{ Http::ALL.len() }>,
     pub(super) deadline_missed: u64,
-    pub(super) loop_stall: Distribution,
 }
 
 impl Tally {
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(super) fn merge<D: Values>(&mut self, other: &Tally<D>) {
         for (mine, theirs) in self.stages.iter_mut().zip(&other.stages) {
             mine.merge(theirs);
         }
@@ -74,10 +76,9 @@ impl Tally {
         self.accepted.merge(&other.accepted);
         self.aged.merge(&other.aged);
         self.deadline_missed += other.deadline_missed;
-        self.loop_stall.merge(&other.loop_stall);
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.stages.iter_mut().for_each(Distribution::clear);
         self.requests = StatusCounts::default();
         self.losses = CodeCounts::default();
@@ -87,7 +88,20 @@ impl Tally {
         self.accepted = Counts::default();
         self.aged = Counts::default();
         self.deadline_missed = 0;
-        self.loop_stall.clear();
+    }
+
+    pub(super) fn sparse(&self) -> Tally<Sparse> {
+        Tally {
+            stages: self.stages.each_ref().map(Distribution::sparse),
+            requests: self.requests,
+            losses: self.losses,
+            shed: self.shed,
+            panics: self.panics,
+            rounded: self.rounded,
+            accepted: self.accepted,
+            aged: self.aged,
+            deadline_missed: self.deadline_missed,
+        }
     }
 }
 
@@ -103,24 +117,23 @@ impl Default for Tally {
             accepted: Counts::default(),
             aged: Counts::default(),
             deadline_missed: 0,
-            loop_stall: Distribution::of_stage(),
         }
     }
 }
 
 /// Counts about one DSP.
-#[derive(Debug, PartialEq)]
-pub(super) struct DspTally {
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct DspTally<D = Distribution> {
     pub(super) calls: Counts<{ DspOutcome::ALL.len() }>,
-    pub(super) latency: Distribution,
-    pub(super) late: Distribution,
+    pub(super) latency: D,
+    pub(super) late: D,
     pub(super) late_would_have_won: u64,
     pub(super) bids: Counts<{ BidResult::ALL.len() }>,
     pub(super) non_bids: CodeCounts,
 }
 
 impl DspTally {
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(super) fn merge<D: Values>(&mut self, other: &DspTally<D>) {
         self.calls.merge(&other.calls);
         self.latency.merge(&other.latency);
         self.late.merge(&other.late);
@@ -129,13 +142,24 @@ impl DspTally {
         self.non_bids.merge(&other.non_bids);
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.calls = Counts::default();
         self.latency.clear();
         self.late.clear();
         self.late_would_have_won = 0;
         self.bids = Counts::default();
         self.non_bids = CodeCounts::default();
+    }
+
+    pub(super) fn sparse(&self) -> DspTally<Sparse> {
+        DspTally {
+            calls: self.calls,
+            latency: self.latency.sparse(),
+            late: self.late.sparse(),
+            late_would_have_won: self.late_would_have_won,
+            bids: self.bids,
+            non_bids: self.non_bids,
+        }
     }
 }
 
@@ -148,6 +172,66 @@ impl Default for DspTally {
             late_would_have_won: 0,
             bids: Counts::default(),
             non_bids: CodeCounts::default(),
+        }
+    }
+}
+
+/// How well one shard's loop runs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LoopTally<D = Distribution> {
+    /// How much later than due a turn came.
+    pub(super) stall: D,
+    /// The worst of those by what the shard was doing.
+    pub(super) stalls: Counts<{ StallCause::ALL.len() }>,
+    /// How long a task that could run waited for the others.
+    pub(super) queue_delay: D,
+    /// How much later than due a timer rang.
+    pub(super) timer_late: D,
+    /// CPU time of the shard's thread, and the time in which it was used.
+    pub(super) cpu_ns: u64,
+    pub(super) passed_ns: u64,
+}
+
+impl LoopTally {
+    pub(super) fn merge<D: Values>(&mut self, other: &LoopTally<D>) {
+        self.stall.merge(&other.stall);
+        self.stalls.merge(&other.stalls);
+        self.queue_delay.merge(&other.queue_delay);
+        self.timer_late.merge(&other.timer_late);
+        self.cpu_ns += other.cpu_ns;
+        self.passed_ns += other.passed_ns;
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.stall.clear();
+        self.stalls = Counts::default();
+        self.queue_delay.clear();
+        self.timer_late.clear();
+        self.cpu_ns = 0;
+        self.passed_ns = 0;
+    }
+
+    pub(super) fn sparse(&self) -> LoopTally<Sparse> {
+        LoopTally {
+            stall: self.stall.sparse(),
+            stalls: self.stalls,
+            queue_delay: self.queue_delay.sparse(),
+            timer_late: self.timer_late.sparse(),
+            cpu_ns: self.cpu_ns,
+            passed_ns: self.passed_ns,
+        }
+    }
+}
+
+impl Default for LoopTally {
+    fn default() -> Self {
+        Self {
+            stall: Distribution::of_loop(),
+            stalls: Counts::default(),
+            queue_delay: Distribution::of_loop(),
+            timer_late: Distribution::of_loop(),
+            cpu_ns: 0,
+            passed_ns: 0,
         }
     }
 }

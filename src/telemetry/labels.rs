@@ -5,11 +5,11 @@ use std::array;
 
 /// Declares a label's closed list of values once: the enum, its text, and how many there are.
 macro_rules! label_values {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $meaning:literal])+ $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name {
-            $($(#[$variant_doc])* $variant,)+
+            $($(#[doc = $meaning])+ $variant,)+
         }
 
         impl $name {
@@ -20,6 +20,13 @@ macro_rules! label_values {
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$variant => $text,)+
+                }
+            }
+
+            /// What the value says, in a sentence or two: for documents and for who points at it on a page.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($meaning),+).trim_ascii(),)+
                 }
             }
         }
@@ -155,6 +162,58 @@ label_values! {
     }
 }
 
+label_values! {
+    /// What a shard was doing while its loop stood still.
+    StallCause {
+        /// Reading a bid request.
+        Parse = "parse",
+        /// Planning whom to ask.
+        Plan = "plan",
+        /// Reading DSP answers of one bid request.
+        Offers = "offers",
+        /// Holding an auction.
+        Auction = "auction",
+        /// Writing a bid response.
+        Write = "write",
+        /// Moving bytes from and to DSPs.
+        DspIo = "dsp_io",
+        /// Nothing: its core was taken from it, by another thread or by the host.
+        NotRunning = "not_running",
+        /// None of these for half of the time: HTTP towards SSPs, compression, or many small things.
+        Other = "other",
+    }
+}
+
+label_values! {
+    /// How a DSP does, by its calls in a window.
+    DspState {
+        /// Fewer than 1 in 20 calls fail.
+        Good = "good",
+        /// At least 1 in 20 calls fails.
+        Degraded = "degraded",
+        /// At least 1 in 5 calls fails.
+        Failing = "failing",
+        /// At least half of the calls that were due were not made: no free connection, or its breaker is open.
+        NotAsked = "not_asked",
+        /// Too few calls to judge by.
+        Quiet = "quiet",
+    }
+}
+
+impl StallCause {
+    /// The work of a stage, if that is done in one go: waiting does not stop the loop.
+    pub(super) fn of_stage(stage: Stage) -> Option<Self> {
+        match stage {
+            Stage::Parse => Some(Self::Parse),
+            Stage::Plan => Some(Self::Plan),
+            Stage::Offers => Some(Self::Offers),
+            Stage::Auction => Some(Self::Auction),
+            Stage::Write => Some(Self::Write),
+            Stage::Admit | Stage::Read | Stage::Fanout | Stage::Total => None,
+        }
+    }
+}
+
 /// The HTTP statuses that are counted by number, most frequent first; any other counts as `other`.
 const STATUSES: [u16; 12] = [200, 204, 503, 400, 404, 405, 408, 411, 413, 415, 431, 500];
 
@@ -182,6 +241,10 @@ impl<const N: usize> Counts<N> {
 
     pub(super) fn get(&self, label: impl Labelled) -> u64 {
         self.0[label.index()]
+    }
+
+    pub(super) fn sum(&self) -> u64 {
+        self.0.iter().sum()
     }
 
     pub(super) fn merge(&mut self, other: &Self) {

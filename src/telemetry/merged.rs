@@ -1,40 +1,43 @@
-//! The housekeeping thread's end: the sum of all intervals of all shards.
+//! The housekeeping thread's end: the sum of all intervals of all shards, and what the last quarter of an hour was like.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 
-use super::distribution::{Distribution, Summary};
-use super::interval::{ConnectionCounts, DspTally, Gauges, Interval, Tally};
-use super::labels::{ConnectionState, DspOutcome, PanicLayer, Stage};
+use super::counted::Counted;
+use super::hgrm;
+use super::history::{History, Span};
+use super::interval::{ConnectionCounts, Gauges, Interval};
+use super::labels::{ConnectionState, PanicLayer, Stage};
 use super::recorder::{ProcessCounters, Roster};
 
-/// Everything counted since the process started, over all shards. DSPs are kept by name, not by index: a
-/// reload may bring another list, and a counter must not change its meaning.
+/// How long an interval of the history is: what people and HdrHistogram's tools are used to.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Everything counted since the process started, over all shards, and second by second for the last ones.
 pub struct Merged {
     inbox: Receiver<Box<Interval>>,
     process: Arc<ProcessCounters>,
-    pub(super) tally: Tally,
-    /// In the order of the configuration that named them first.
-    pub(super) dsps: Vec<(String, DspTally)>,
-    /// By currency.
-    pub(super) clearing_prices: BTreeMap<String, Distribution>,
+    pub(super) total: Counted,
+    /// The second that is not over yet.
+    second: Counted,
+    second_began: Option<Moment>,
+    /// When it is over, on the monotonic clock.
+    second_ends: Duration,
+    pub(super) history: History,
     /// By shard: what it last said of itself.
-    shards: BTreeMap<usize, (Arc<Roster>, Gauges)>,
+    pub(super) shards: BTreeMap<usize, (Arc<Roster>, Gauges)>,
 }
 
-/// One DSP in a few numbers.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct DspSummary {
-    /// The configured name.
-    pub name: String,
-    /// Calls by how they ended, in the order of [`DspOutcome::ALL`].
-    #[serde(skip)]
-    pub calls: [u64; DspOutcome::ALL.len()],
-    /// Time from the call to its answer, or to its deadline.
-    #[serde(flatten)]
-    pub latency: Summary,
+/// A moment on both clocks: the one to measure by, and the one to tell people.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Since any instant, never going back.
+    pub monotonic: Duration,
+    /// Since the Unix epoch.
+    pub unix: Duration,
 }
 
 impl Merged {
@@ -42,9 +45,11 @@ impl Merged {
         Self {
             inbox,
             process,
-            tally: Tally::default(),
-            dsps: Vec::new(),
-            clearing_prices: BTreeMap::new(),
+            total: Counted::default(),
+            second: Counted::default(),
+            second_began: None,
+            second_ends: Duration::ZERO,
+            history: History::default(),
             shards: BTreeMap::new(),
         }
     }
@@ -64,25 +69,63 @@ impl Merged {
         collected
     }
 
-    /// Time per stage, in the order of a bid request's life.
-    pub fn stages(&self) -> impl Iterator<Item = (Stage, Summary)> {
-        Stage::ALL
-            .into_iter()
-            .zip(self.tally.stages.iter().map(Distribution::summary))
+    /// Ends the second if it is over, and returns its lines for an interval log. What a shard hands over counts in the
+    /// second in which it arrives, up to a quarter of a second late.
+    pub fn tick(&mut self, now: Moment) -> Option<Arc<[u8]>> {
+        if self.second_began.is_none() {
+            self.begin_second(now, now.monotonic);
+            return None;
+        }
+        (now.monotonic >= self.second_ends)
+            .then(|| self.end_second(now))
+            .flatten()
     }
 
-    /// Each DSP that was ever configured.
-    pub fn dsps(&self) -> impl Iterator<Item = DspSummary> {
-        self.dsps.iter().map(|(name, tally)| DspSummary {
-            name: name.clone(),
-            calls: DspOutcome::ALL.map(|outcome| tally.calls.get(outcome)),
-            latency: tally.latency.summary(),
-        })
+    /// Ends the second, over or not; `None` if none was begun.
+    pub fn end_second(&mut self, now: Moment) -> Option<Arc<[u8]>> {
+        let began = self.second_began?;
+        let span = Span {
+            start: began.unix,
+            length: now.monotonic.saturating_sub(began.monotonic),
+        };
+        let in_flight = self.in_flight().map(|(_, n)| n).sum();
+        let lines = self.history.add(&self.second, in_flight, span);
+        self.second.clear();
+        self.begin_second(now, self.second_ends);
+        Some(lines)
+    }
+
+    fn begin_second(&mut self, now: Moment, due: Duration) {
+        self.second_began = Some(now);
+        // A second after it was due, so that 900 of them are a quarter of an hour; who slept through several has one
+        // long one, and begins anew.
+        let after = if due + SECOND > now.monotonic {
+            due
+        } else {
+            now.monotonic
+        };
+        self.second_ends = after + SECOND;
+    }
+
+    /// The interval log of the seconds that are kept, see `history`.
+    pub fn interval_log(&self) -> Vec<u8> {
+        self.history.interval_log()
+    }
+
+    /// HdrHistogram's percentile file of a stage, since the process started.
+    pub fn percentiles_of_stage(&self, stage: Stage) -> String {
+        hgrm::text(&self.total.tally.stages[stage as usize])
+    }
+
+    /// HdrHistogram's percentile file of a DSP's calls, since the process started; `None` if it was never configured.
+    pub fn percentiles_of_dsp(&self, name: &str) -> Option<String> {
+        let (_, tally) = self.total.dsps.iter().find(|(known, _)| known == name)?;
+        Some(hgrm::text(&tally.latency))
     }
 
     /// Answers to SSPs by HTTP status; `None` is any status without a count of its own.
     pub fn requests(&self) -> impl Iterator<Item = (Option<u16>, u64)> {
-        self.tally.requests.iter()
+        self.total.tally.requests.iter()
     }
 
     /// Orchestrations in flight by shard, as each shard said last.
@@ -97,7 +140,7 @@ impl Merged {
             PanicLayer::Request => 0,
             PanicLayer::Shard => self.process.shard_panics(),
         };
-        self.tally.panics.get(layer) + of_process
+        self.total.tally.panics.get(layer) + of_process
     }
 
     pub(super) fn shard_restarts(&self) -> u64 {
@@ -132,30 +175,12 @@ impl Merged {
     }
 
     fn add(&mut self, interval: &Interval) {
-        self.tally.merge(&interval.tally);
-        for (name, counted) in interval.roster.dsps().iter().zip(&interval.dsps) {
-            self.dsp_mut(name).merge(counted);
-        }
-        self.clearing_prices
-            .entry(interval.roster.currency().to_owned())
-            .or_insert_with(Distribution::of_price)
-            .merge(&interval.clearing_price);
+        self.total.add(interval);
+        self.second.add(interval);
         self.shards.insert(
             interval.shard,
             (Arc::clone(&interval.roster), interval.gauges.clone()),
         );
-    }
-
-    fn dsp_mut(&mut self, name: &str) -> &mut DspTally {
-        let index = self
-            .dsps
-            .iter()
-            .position(|(known, _)| known == name)
-            .unwrap_or_else(|| {
-                self.dsps.push((name.to_owned(), DspTally::default()));
-                self.dsps.len() - 1
-            });
-        &mut self.dsps[index].1
     }
 }
 
@@ -163,7 +188,8 @@ impl Merged {
 mod tests {
     use std::thread;
 
-    use super::super::labels::{BidResult, Http, Placed, ShedReason};
+    use super::super::distribution::Distribution;
+    use super::super::labels::{BidResult, ConnectionState, DspOutcome, Http, Placed, ShedReason};
     use super::super::recorder::{Recorder, Recorders, channel};
     use super::*;
 
@@ -195,7 +221,10 @@ mod tests {
         recorder.connection_aged(Http::H2);
         recorder.request_panicked();
         recorder.deadline_missed();
-        recorder.loop_stall(n * 3);
+        recorder.loop_stall(n * 977, || n * 500);
+        recorder.queue_delay(n * 5);
+        recorder.timer_late(n * 7);
+        recorder.cpu(n, n * 2);
     }
 
     /// The slow obvious way: all in one recorder, handed over once.
@@ -233,15 +262,23 @@ mod tests {
 
         let expected = recorded_at_once(0..20_000);
         let of_codes = |merged: &Merged| {
-            let mut codes: Vec<_> = merged.tally.losses.iter().collect();
+            let mut codes: Vec<_> = merged.total.tally.losses.iter().collect();
             codes.sort_unstable();
             codes
         };
         assert_eq!(of_codes(&merged), of_codes(&expected));
-        merged.tally.losses = expected.tally.losses; // in another order
-        assert_eq!(merged.tally, expected.tally);
-        assert_eq!(merged.dsps, expected.dsps);
-        assert_eq!(merged.clearing_prices, expected.clearing_prices);
+        merged.total.tally.losses = expected.total.tally.losses; // in another order
+        assert_eq!(merged.total.tally, expected.total.tally);
+        assert_eq!(merged.total.dsps, expected.total.dsps);
+        assert_eq!(merged.total.clearing_prices, expected.total.clearing_prices);
+        assert_eq!(merged.total.loops(), expected.total.loops());
+        let mut of_shards = Distribution::of_stage();
+        merged
+            .total
+            .shards
+            .values()
+            .for_each(|shard| of_shards.merge(&shard.total));
+        assert_eq!(of_shards, expected.total.tally.stages[Stage::Total as usize]);
     }
 
     #[test]
@@ -259,7 +296,7 @@ mod tests {
         assert_eq!(merged.collect(), 1);
         assert!(recorder.publish());
         assert_eq!(merged.collect(), 1);
-        assert_eq!(merged.tally, recorded_at_once(0..1_000).tally);
+        assert_eq!(merged.total.tally, recorded_at_once(0..1_000).total.tally);
     }
 
     #[test]
@@ -273,7 +310,7 @@ mod tests {
         assert_eq!(merged.collect(), 2);
         assert!(third.publish());
         assert_eq!(merged.collect(), 1);
-        assert_eq!(merged.tally, recorded_at_once(1..3).tally);
+        assert_eq!(merged.total.tally, recorded_at_once(1..3).total.tally);
     }
 
     #[test]
@@ -287,7 +324,7 @@ mod tests {
         record(&recorder, 1);
         drop(recorder);
         merged.collect();
-        assert_eq!(merged.tally, recorded_at_once(1..2).tally);
+        assert_eq!(merged.total.tally, recorded_at_once(1..2).total.tally);
         assert_eq!(
             merged.in_flight().collect::<Vec<_>>(),
             [(0, 0)],
@@ -328,8 +365,10 @@ mod tests {
             merged.collect();
         }
         let bids: Vec<_> = merged
-            .dsps()
-            .map(|dsp| (dsp.name, dsp.calls[DspOutcome::Bid as usize]))
+            .total
+            .dsps
+            .iter()
+            .map(|(name, tally)| (name.clone(), tally.calls.get(DspOutcome::Bid)))
             .collect();
         assert_eq!(
             bids,
@@ -346,6 +385,39 @@ mod tests {
         }
         recorder.publish();
         merged.collect();
-        assert_eq!(merged.dsps().next().unwrap().latency.count, 5);
+        assert_eq!(merged.total.dsps[0].1.latency.count(), 5);
+    }
+
+    #[test]
+    fn seconds_keep_their_beat() {
+        let (_recorders, mut merged) = channel(1);
+        let at = |ms: u64| Moment {
+            monotonic: Duration::from_millis(ms),
+            unix: Duration::from_millis(1_000_000 + ms),
+        };
+        // Late by a little each time; then by several seconds; then with a wall clock that jumps back.
+        let ticks = [500, 600, 1_520, 2_490, 2_560, 3_540, 9_000, 9_990, 10_000];
+        ticks.into_iter().for_each(|ms| {
+            merged.tick(at(ms));
+        });
+        merged.end_second(Moment {
+            unix: Duration::from_millis(5),
+            ..at(10_100)
+        });
+        let seconds = merged.history.since(0).map(|second| second.span);
+        let spans: Vec<_> = seconds
+            .map(|span| (span.start.as_millis() - 1_000_000, span.length.as_millis()))
+            .collect();
+        assert_eq!(
+            spans,
+            [
+                (500, 1_020),
+                (1_520, 1_040),
+                (2_560, 980),
+                (3_540, 5_460),
+                (9_000, 1_000),
+                (10_000, 100)
+            ]
+        );
     }
 }

@@ -4,24 +4,32 @@
 //!
 //! ```text
 //! shard 0: Recorder --publish()--> \
-//! shard 1: Recorder --publish()-->  bounded channel --> Merged --> prometheus::render, summaries
-//! shard n: Recorder --publish()--> /                      |
-//!     ^------------- cleared intervals, to record into ---+
+//! shard 1: Recorder --publish()-->  bounded channel --> Merged --> prometheus::render, views, hgrm
+//! shard n: Recorder --publish()--> /                      |   \
+//!     ^------------- cleared intervals, to record into ---+    +--tick(), each second--> history, hlog
 //! ```
 //!
 //! An interval is a box of counters: it is swapped, sent, added up, cleared and sent home, and so a shard
 //! never touches the allocator for it and never pays for the clearing either.
 
+mod counted;
 mod distribution;
+mod hgrm;
+mod history;
+mod hlog;
 mod interval;
 mod labels;
 mod merged;
 pub mod prometheus;
 mod recorder;
+mod views;
 
 pub use distribution::Summary;
+pub use hlog::header as interval_log_header;
 pub use labels::{
-    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+    BidResult, ConnectionState, DspOutcome, DspState, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+    StallCause,
 };
-pub use merged::{DspSummary, Merged};
-pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, channel};
+pub use merged::{Merged, Moment};
+pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, STALL_NS_MIN, channel};
+pub use views::{Dsps, Latency, Live, Window};

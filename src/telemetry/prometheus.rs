@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -107,7 +107,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Time a bid request spent in each stage of its life; total is from arrival to answer.",
         labels: &["stage"],
         samples: |merged, samples| {
-            for (stage, durations) in Stage::ALL.iter().zip(&merged.tally.stages) {
+            for (stage, durations) in Stage::ALL.iter().zip(&merged.total.tally.stages) {
                 samples.durations(&[&stage.label()], durations);
             }
         },
@@ -118,7 +118,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Time from a DSP call to its answer, or to its deadline.",
         labels: &["dsp"],
         samples: |merged, samples| {
-            for (name, tally) in &merged.dsps {
+            for (name, tally) in &merged.total.dsps {
                 samples.durations(&[name], &tally.latency);
             }
         },
@@ -129,7 +129,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "DSP calls by how they ended; throttled and open_breaker were not made.",
         labels: &["dsp", "outcome"],
         samples: |merged, samples| {
-            for (name, tally) in &merged.dsps {
+            for (name, tally) in &merged.total.dsps {
                 for outcome in DspOutcome::ALL {
                     samples.integer(&[name, &outcome.label()], tally.calls.get(outcome));
                 }
@@ -142,7 +142,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "How long after its deadline a DSP's late answer came.",
         labels: &["dsp"],
         samples: |merged, samples| {
-            for (name, tally) in &merged.dsps {
+            for (name, tally) in &merged.total.dsps {
                 samples.durations(&[name], &tally.late);
             }
         },
@@ -153,7 +153,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Late answers with a bid that would have won: what a timeout costs.",
         labels: &["dsp"],
         samples: |merged, samples| {
-            for (name, tally) in &merged.dsps {
+            for (name, tally) in &merged.total.dsps {
                 samples.integer(&[name], tally.late_would_have_won);
             }
         },
@@ -164,7 +164,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Bids by what became of them.",
         labels: &["dsp", "result"],
         samples: |merged, samples| {
-            for (name, tally) in &merged.dsps {
+            for (name, tally) in &merged.total.dsps {
                 for result in BidResult::ALL {
                     samples.integer(&[name, &result.label()], tally.bids.get(result));
                 }
@@ -177,9 +177,8 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Offers that lost, by OpenRTB loss reason code.",
         labels: &["reason"],
         samples: |merged, samples| {
-            merged
-                .tally
-                .losses
+            let losses = &merged.total.tally.losses;
+            losses
                 .iter()
                 .for_each(|(reason, n)| samples.integer(&[&code(reason)], n));
         },
@@ -190,7 +189,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Imps a DSP has no bid for, by OpenRTB non-bid status code.",
         labels: &["dsp", "code"],
         samples: |merged, samples| {
-            for (name, tally) in &merged.dsps {
+            for (name, tally) in &merged.total.dsps {
                 tally
                     .non_bids
                     .iter()
@@ -204,7 +203,7 @@ pub const CATALOGUE: &[Metric] = &[
         help: "What winners pay, per mille, in the currency's units.",
         labels: &["currency"],
         samples: |merged, samples| {
-            for (currency, prices) in &merged.clearing_prices {
+            for (currency, prices) in &merged.total.clearing_prices {
                 samples.histogram(&[currency], prices, &PRICE_EDGES_MICROS, MICROS_DIGITS);
             }
         },
@@ -244,7 +243,7 @@ pub const CATALOGUE: &[Metric] = &[
         labels: &["placed"],
         samples: |merged, samples| {
             for placed in Placed::ALL {
-                samples.integer(&[&placed.label()], merged.tally.accepted.get(placed));
+                samples.integer(&[&placed.label()], merged.total.tally.accepted.get(placed));
             }
         },
     },
@@ -255,7 +254,7 @@ pub const CATALOGUE: &[Metric] = &[
         labels: &["protocol"],
         samples: |merged, samples| {
             for http in Http::ALL {
-                samples.integer(&[&http.label()], merged.tally.aged.get(http));
+                samples.integer(&[&http.label()], merged.total.tally.aged.get(http));
             }
         },
     },
@@ -266,7 +265,7 @@ pub const CATALOGUE: &[Metric] = &[
         labels: &["reason"],
         samples: |merged, samples| {
             for reason in ShedReason::ALL {
-                samples.integer(&[&reason.label()], merged.tally.shed.get(reason));
+                samples.integer(&[&reason.label()], merged.total.tally.shed.get(reason));
             }
         },
     },
@@ -295,7 +294,7 @@ pub const CATALOGUE: &[Metric] = &[
         labels: &["amount"],
         samples: |merged, samples| {
             for amount in Rounded::ALL {
-                samples.integer(&[&amount.label()], merged.tally.rounded.get(amount));
+                samples.integer(&[&amount.label()], merged.total.tally.rounded.get(amount));
             }
         },
     },
@@ -304,14 +303,52 @@ pub const CATALOGUE: &[Metric] = &[
         kind: Kind::Counter,
         help: "Outcomes that were ready only when the SSP's tmax was over.",
         labels: &[],
-        samples: |merged, samples| samples.integer(&[], merged.tally.deadline_missed),
+        samples: |merged, samples| samples.integer(&[], merged.total.tally.deadline_missed),
     },
     Metric {
         name: "loop_stall_seconds",
         kind: Kind::Histogram,
         help: "How much later than due a shard's loop came to its turn.",
         labels: &[],
-        samples: |merged, samples| samples.durations(&[], &merged.tally.loop_stall),
+        samples: |merged, samples| samples.durations(&[], &merged.total.loops().stall),
+    },
+    Metric {
+        name: "loop_stalls_total",
+        kind: Kind::Counter,
+        help: "Turns of a shard's loop that came 5 ms late or more, by what it was doing meanwhile.",
+        labels: &["shard", "cause"],
+        samples: |merged, samples| {
+            for (shard, counted) in &merged.total.shards {
+                for cause in StallCause::ALL {
+                    samples.integer(&[shard, &cause.label()], counted.looped.stalls.get(cause));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "queue_delay_seconds",
+        kind: Kind::Histogram,
+        help: "How long a task that could run waited for the others on its shard; a probe, 20 times a second.",
+        labels: &[],
+        samples: |merged, samples| samples.durations(&[], &merged.total.loops().queue_delay),
+    },
+    Metric {
+        name: "timer_late_seconds",
+        kind: Kind::Histogram,
+        help: "How much later than due a shard's timers were looked at.",
+        labels: &[],
+        samples: |merged, samples| samples.durations(&[], &merged.total.loops().timer_late),
+    },
+    Metric {
+        name: "shard_cpu_seconds_total",
+        kind: Kind::Counter,
+        help: "CPU time of a shard's thread; its rate is the share of its core that it uses.",
+        labels: &["shard"],
+        samples: |merged, samples| {
+            for (shard, counted) in &merged.total.shards {
+                samples.seconds(&[shard], counted.looped.cpu_ns);
+            }
+        },
     },
     Metric {
         name: "build_info",
@@ -350,9 +387,9 @@ pub fn render(merged: &Merged, format: Format) -> String {
     text
 }
 
-/// Upper bounds for durations. The first ones tell our own stages apart, the middle ones DSPs; 72 and 100 ms
+/// Upper bounds for durations, ns. The first ones tell our own stages apart, the middle ones DSPs; 72 and 100 ms
 /// are the two promises: the original service's 99th percentile, and what an SSP waits.
-const DURATION_EDGES_NS: [u64; 28] = {
+pub const DURATION_EDGES_NS: [u64; 28] = {
     let mut edges = [
         10, 25, 50, 100, 250, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 20_000, 25_000, 30_000,
         35_000, 40_000, 50_000, 60_000, 72_000, 80_000, 90_000, 100_000, 150_000, 250_000, 500_000,
@@ -395,6 +432,14 @@ struct Samples<'a> {
 impl Samples<'_> {
     fn integer(&mut self, labels: &[&dyn Display], value: u64) {
         self.sample("", labels, None, &value);
+    }
+
+    fn seconds(&mut self, labels: &[&dyn Display], ns: u64) {
+        let seconds = Decimal {
+            value: u128::from(ns),
+            digits: NANOS_DIGITS,
+        };
+        self.sample("", labels, None, &seconds);
     }
 
     fn durations(&mut self, labels: &[&dyn Display], durations: &Distribution) {

@@ -10,12 +10,18 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
 /// Intervals a recorder owns: one to record into, one that travels.
 const INTERVALS_PER_RECORDER: usize = 2;
+
+/// From here on a late turn of a shard's loop is a stall, 5 ms: a twentieth of what an SSP waits, and ten times the
+/// longest epoch.
+pub const STALL_NS_MIN: u64 = 5_000_000;
+
+const NOTHING_LONG: (StallCause, u64) = (StallCause::Other, 0);
 
 /// How long a recorder that ends waits to hand over its last interval: a few rounds of the housekeeping
 /// thread, and far below the time a shard takes to start again.
@@ -41,11 +47,12 @@ pub struct Recorders {
 
 impl Recorders {
     /// A recorder for a shard that starts, or that goes on with another set of DSPs. Allocates all that the
-    /// recorder will ever need: about 5.8 MB for 23 DSPs.
+    /// recorder will ever need: about 5.6 MB for 23 DSPs.
     pub fn recorder(&self, shard: usize, roster: &Arc<Roster>) -> Recorder {
         let (home, recycled) = bounded(INTERVALS_PER_RECORDER);
         Recorder {
             current: RefCell::new(Interval::new(shard, roster, home.clone())),
+            longest: Cell::new(NOTHING_LONG),
             spare: Cell::new(Some(Interval::new(shard, roster, home))),
             recycled,
             outbox: self.outbox.clone(),
@@ -116,6 +123,8 @@ impl ProcessCounters {
 /// method but the destructor waits, and none allocates.
 pub struct Recorder {
     current: RefCell<Box<Interval>>,
+    /// The longest piece of work since the loop's turn began: what it was and how long, ns.
+    longest: Cell<(StallCause, u64)>,
     spare: Cell<Option<Box<Interval>>>,
     recycled: Receiver<Box<Interval>>,
     outbox: Sender<Box<Interval>>,
@@ -125,6 +134,9 @@ impl Recorder {
     /// A bid request spent `ns` in `stage`.
     pub fn stage(&self, stage: Stage, ns: u64) {
         self.current.borrow_mut().tally.stages[stage as usize].record(ns);
+        if let Some(cause) = StallCause::of_stage(stage) {
+            self.worked(cause, ns);
+        }
     }
 
     /// An SSP was answered with this HTTP status.
@@ -206,9 +218,54 @@ impl Recorder {
         self.current.borrow_mut().tally.deadline_missed += 1;
     }
 
-    /// The shard's loop came `ns` later to its turn than it should have.
-    pub fn loop_stall(&self, ns: u64) {
-        self.current.borrow_mut().tally.loop_stall.record(ns);
+    /// A turn of the shard's loop begins: what was worked on before is not what makes it late.
+    pub fn turn_begins(&self) {
+        self.longest.set(NOTHING_LONG);
+    }
+
+    /// The shard spent `ns` on `cause` without a pause: if the loop stalls, that may be why.
+    pub fn worked(&self, cause: StallCause, ns: u64) {
+        if ns > self.longest.get().1 {
+            self.longest.set((cause, ns));
+        }
+    }
+
+    /// The shard's loop came `ns` later to its turn than it should have. From [`STALL_NS_MIN`] on it is a stall, with
+    /// a cause: the longest piece of work recorded since the turn began, if that was half of it. `ran_ns` tells how
+    /// much of the time the thread had the core, and is asked only then.
+    pub fn loop_stall(&self, ns: u64, ran_ns: impl FnOnce() -> u64) {
+        let (cause, longest_ns) = self.longest.get();
+        let mut current = self.current.borrow_mut();
+        current.looped.stall.record(ns);
+        if ns < STALL_NS_MIN {
+            return;
+        }
+        let half = ns / 2;
+        let cause = if ns.saturating_sub(ran_ns()) >= half {
+            StallCause::NotRunning
+        } else if longest_ns >= half {
+            cause
+        } else {
+            StallCause::Other
+        };
+        current.looped.stalls.add_one(cause);
+    }
+
+    /// A task that could run waited `ns` for the others on its shard.
+    pub fn queue_delay(&self, ns: u64) {
+        self.current.borrow_mut().looped.queue_delay.record(ns);
+    }
+
+    /// The shard's timers were looked at `ns` after the first of them was due.
+    pub fn timer_late(&self, ns: u64) {
+        self.current.borrow_mut().looped.timer_late.record(ns);
+    }
+
+    /// The shard's thread used `cpu_ns` of its core in the last `passed_ns`.
+    pub fn cpu(&self, cpu_ns: u64, passed_ns: u64) {
+        let looped = &mut self.current.borrow_mut().looped;
+        looped.cpu_ns += cpu_ns;
+        looped.passed_ns += passed_ns;
     }
 
     /// Orchestrations in flight now.
@@ -259,5 +316,64 @@ impl Drop for Recorder {
         last.gauges = super::interval::Gauges::new(last.dsps.len());
         // Nobody left to tell if this fails: the process is ending, too.
         let _ = self.outbox.send_timeout(last, LAST_HAND_OVER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// The cause of a turn that came so late, after this work and with so much time on the core; `None` if it is no
+    /// stall.
+    #[track_caller]
+    fn check(late_ms: u64, worked: &[(Stage, u64)], ran_ms: u64, expected: Option<StallCause>) {
+        let (recorders, mut merged) = channel(1);
+        let recorder = recorders.recorder(0, &Arc::new(Roster::new(Vec::new(), "USD")));
+        recorder.stage(Stage::Plan, 1_000 * MS);
+        recorder.turn_begins();
+        worked
+            .iter()
+            .for_each(|&(stage, ms)| recorder.stage(stage, ms * MS));
+        recorder.loop_stall(late_ms * MS, || ran_ms * MS);
+        assert!(recorder.publish());
+        merged.collect();
+        let stalls = merged.total.loops().stalls;
+        let causes: Vec<_> = StallCause::ALL
+            .into_iter()
+            .filter(|&cause| stalls.get(cause) > 0)
+            .collect();
+        assert_eq!(causes, Vec::from_iter(expected));
+        assert_eq!(merged.total.loops().stall.count(), 1);
+    }
+
+    #[test]
+    fn a_stall_has_the_cause_that_took_half_of_it() {
+        check(4, &[(Stage::Parse, 4)], 4, None);
+        check(5, &[(Stage::Parse, 4)], 5, Some(StallCause::Parse));
+        check(
+            10,
+            &[(Stage::Parse, 4), (Stage::Auction, 5), (Stage::Write, 1)],
+            10,
+            Some(StallCause::Auction),
+        );
+        check(
+            10,
+            &[(Stage::Parse, 4), (Stage::Write, 4)],
+            10,
+            Some(StallCause::Other),
+        );
+        check(10, &[], 10, Some(StallCause::Other));
+        // Waiting for DSPs is not work.
+        check(
+            10,
+            &[(Stage::Fanout, 90), (Stage::Total, 90)],
+            10,
+            Some(StallCause::Other),
+        );
+        // It had the core for less than half of it.
+        check(10, &[(Stage::Parse, 9)], 5, Some(StallCause::NotRunning));
+        check(10, &[(Stage::Parse, 9)], 6, Some(StallCause::Parse));
     }
 }

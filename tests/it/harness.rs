@@ -189,13 +189,23 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn start(setup: &Setup) -> Self {
-        Self::serve(&setup.toml())
+        Self::start_with(setup, &[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_with(setup: &Setup, environment: &[(&str, &str)]) -> Self {
+        Self::serve_with(&setup.toml(), environment)
     }
 
     /// With this configuration, which must log in JSON.
     pub(crate) fn serve(toml: &str) -> Self {
+        Self::serve_with(toml, &[])
+    }
+
+    fn serve_with(toml: &str, environment: &[(&str, &str)]) -> Self {
         let config = TempFile::new("toml", toml);
         let mut child = corebid(&["serve", "--config", config.0.to_str().unwrap()])
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -23,5 +23,7 @@ mod h2c;
 mod harness;
 mod http;
 mod lifecycle;
+mod page;
+mod readers;
 mod scenarios;
 mod scripted;
