@@ -7,8 +7,8 @@ use crossbeam::channel::Sender;
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, Http, PanicLayer, Placed, Rounded,
-    ShedReason, Stage, StatusCounts,
+    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed,
+    Rounded, ShedReason, Stage, StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -117,6 +117,9 @@ pub(super) struct DspTally {
     pub(super) late_would_have_won: u64,
     pub(super) bids: Counts<{ BidResult::ALL.len() }>,
     pub(super) non_bids: CodeCounts,
+    pub(super) handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
+    /// Of handshakes that came to a session.
+    pub(super) handshake: Distribution,
 }
 
 impl DspTally {
@@ -127,6 +130,8 @@ impl DspTally {
         self.late_would_have_won += other.late_would_have_won;
         self.bids.merge(&other.bids);
         self.non_bids.merge(&other.non_bids);
+        self.handshakes.merge(&other.handshakes);
+        self.handshake.merge(&other.handshake);
     }
 
     fn clear(&mut self) {
@@ -136,6 +141,8 @@ impl DspTally {
         self.late_would_have_won = 0;
         self.bids = Counts::default();
         self.non_bids = CodeCounts::default();
+        self.handshakes = Counts::default();
+        self.handshake.clear();
     }
 }
 
@@ -148,6 +155,8 @@ impl Default for DspTally {
             late_would_have_won: 0,
             bids: Counts::default(),
             non_bids: CodeCounts::default(),
+            handshakes: Counts::default(),
+            handshake: Distribution::of_handshake(),
         }
     }
 }

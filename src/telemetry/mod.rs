@@ -21,7 +21,8 @@ mod recorder;
 
 pub use distribution::Summary;
 pub use labels::{
-    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
+    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, Rounded, ShedReason,
+    Stage,
 };
 pub use merged::{DspSummary, Merged};
 pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, channel};

@@ -25,3 +25,5 @@ mod http;
 mod lifecycle;
 mod scenarios;
 mod scripted;
+mod tls;
+mod warm;
