@@ -232,8 +232,10 @@ fn dsp() -> DspOptions {
             path: "/bid".to_owned(),
         },
         protocol: Protocol::Http2,
+        tls: None,
         timeout: Duration::from_millis(80),
         connections_max: 1,
+        connections_warm: 0,
         gzip: false,
     }
 }

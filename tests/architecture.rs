@@ -32,7 +32,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("clock", &[]),
     // A shard's I/O ends at instants: the readiness set's alarm, hyper's timer.
     ("net", &["clock"]),
-    // It knows nobody: `supervisor/blueprint.rs` makes each module's options out of it.
+    // It knows nobody on the path: `supervisor/blueprint.rs` makes each module's options out of it.
     ("config", &[]),
     ("control", &["config", "telemetry", "net", "clock"]),
     (
@@ -58,6 +58,11 @@ const TABLE: &[(&str, &[&str])] = &[
 
 /// Where the code goes beyond the table: a file or folder under `src`, what it may name as well, and why.
 const BEYOND: &[(&str, &[&str], &str)] = &[
+    (
+        "config/",
+        &["net::tls"],
+        "certificates and keys are checked where the line that names their files is known",
+    ),
     (
         "ingress/",
         &["fanout::Transport"],
@@ -98,6 +103,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde", &["config", "control", "telemetry"]),
     ("serde_json", &["config", "control", "telemetry"]),
     ("socket2", &["net"]),
+    ("rustls", &["net"]),
+    ("rustls_native_certs", &["net"]),
     ("signal_hook", &["supervisor"]),
     ("clap", &["main"]),
     ("tracing_subscriber", &["main"]),

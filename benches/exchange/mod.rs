@@ -175,7 +175,9 @@ fn dsp_options(number: usize) -> DspOptions {
         },
         timeout: Duration::from_millis(90),
         protocol: Protocol::Http1,
+        tls: None,
         connections_max: 1,
+        connections_warm: 0,
         gzip: false,
     }
 }

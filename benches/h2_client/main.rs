@@ -294,8 +294,10 @@ fn dsp(port: u16) -> DspOptions {
             path: "/bid".to_owned(),
         },
         protocol: Protocol::Http2,
+        tls: None,
         timeout: DSP_TIMEOUT,
         connections_max: 1,
+        connections_warm: 0,
         gzip: false,
     }
 }

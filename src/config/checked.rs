@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -17,6 +16,8 @@ use super::file::{
 };
 use super::rates::{Rates, is_currency};
 use super::read::{Reader, Written, env_name_part, nearest};
+use super::tls::{ReadFile, TlsOptions, check_roots};
+use crate::net::tls::Roots;
 
 /// A configuration that was checked; hands each module its own options.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +77,8 @@ pub enum Shards {
 pub struct FanoutOptions {
     /// How long a busy shard may let calls and answers gather; zero takes and sends each at once.
     pub epoch_max: Duration,
+    /// How long a shard may wait for its first connections to DSPs before it says that it is ready.
+    pub warm_up_max: Duration,
 }
 
 /// `[auction]`: time and money.
@@ -191,14 +194,16 @@ pub struct DspOptions {
     pub port: u16,
     /// Request target, with the query.
     pub path: String,
-    /// Whether to use TLS.
-    pub https: bool,
+    /// How to use TLS; `None`: the endpoint is of plain http.
+    pub tls: Option<TlsOptions>,
     /// Which HTTP to speak.
     pub protocol: Protocol,
     /// The longest a call may take; what is left of the request's deadline may be less.
     pub timeout: Duration,
     /// Connections per shard.
     pub max_connections: usize,
+    /// Of these, how many to have open at all times.
+    pub warm_connections: usize,
     /// Calls per second over all shards.
     pub qps: Option<u32>,
     /// Whether bid requests are sent compressed.
@@ -222,6 +227,9 @@ const AUCTION_MS_MAX: i64 = 600_000;
 
 /// 20 ms: beyond it an epoch costs more of the deadline than it can save.
 const EPOCH_US_MAX: i64 = 20_000;
+
+/// A minute: longer, and whoever waits for the start takes it for stuck.
+const WARM_UP_MS_MAX: i64 = 60_000;
 
 /// An hour: more is a slip of the unit.
 const CONNECTION_MS_MAX: i64 = 3_600_000;
@@ -298,11 +306,8 @@ impl Config {
     }
 
     /// Reports what is wrong to `reader`; only if that has nothing to complain of is the result meaningful.
-    pub(super) fn check(
-        file: &ConfigFile,
-        reader: &mut Reader<'_>,
-        read_file: &dyn Fn(&Path) -> io::Result<String>,
-    ) -> Self {
+    pub(super) fn check(file: &ConfigFile, reader: &mut Reader<'_>, read_file: ReadFile<'_>) -> Self {
+        let roots = check_roots(&file.tls.roots, reader, read_file);
         Self {
             server: ServerOptions::check(&file.server, reader),
             auction: AuctionOptions::check(&file.auction, reader),
@@ -311,7 +316,7 @@ impl Config {
             response: ResponseOptions::check(&file.response, reader),
             log: LogOptions::check(&file.log, reader),
             telemetry: TelemetryOptions::check(&file.telemetry, reader),
-            dsps: check_dsps(&file.dsp, reader),
+            dsps: check_dsps(&file.dsp, roots.as_ref(), reader, read_file),
             rates: check_rates(file.auction.rates_file.as_ref(), reader, read_file),
             effective_toml: toml::to_string(file)
                 .unwrap_or_else(|error| format!("# cannot be written: {error}\n")),
@@ -374,6 +379,7 @@ impl FanoutOptions {
         let micros: u64 = number(&file.epoch_us_max, 0..=EPOCH_US_MAX, reader);
         Self {
             epoch_max: Duration::from_micros(micros),
+            warm_up_max: millis(&file.warm_up_ms_max, 0..=WARM_UP_MS_MAX, reader),
         }
     }
 }
@@ -445,7 +451,13 @@ impl TelemetryOptions {
 }
 
 impl DspOptions {
-    fn check(file: &DspFile, name: String, reader: &mut Reader<'_>) -> Option<Self> {
+    fn check(
+        file: &DspFile,
+        name: String,
+        roots: Option<&Roots>,
+        reader: &mut Reader<'_>,
+        read_file: ReadFile<'_>,
+    ) -> Option<Self> {
         let endpoint = file.endpoint.as_ref().and_then(|url| {
             Endpoint::parse(&url.value)
                 .map_err(|error| reader.wrong(url, error))
@@ -460,6 +472,7 @@ impl DspOptions {
         );
         let timeout = millis(&file.timeout_ms, 1..=AUCTION_MS_MAX, reader);
         let max_connections = number(&file.max_connections, 1..=65_535, reader);
+        let warm_connections = number(&file.warm_connections, 0..=65_535, reader);
         let qps = number(&file.qps, 0..=1_000_000_000, reader);
         let Endpoint {
             https,
@@ -467,15 +480,22 @@ impl DspOptions {
             port,
             path,
         } = endpoint?;
+        let tls = if https {
+            Some(TlsOptions::check(file, &host, roots, reader, read_file)?)
+        } else {
+            TlsOptions::check_that_there_are_none(file, reader);
+            None
+        };
         Some(Self {
             name,
             host,
             port,
             path,
-            https,
+            tls,
             protocol,
             timeout,
             max_connections,
+            warm_connections,
             qps: (qps > 0).then_some(qps),
             gzip: file.gzip.value,
         })
@@ -483,7 +503,12 @@ impl DspOptions {
 }
 
 /// DSPs that are not enabled are checked like the others, so that enabling one is never a surprise.
-fn check_dsps(files: &[DspFile], reader: &mut Reader<'_>) -> Vec<DspOptions> {
+fn check_dsps(
+    files: &[DspFile],
+    roots: Option<&Roots>,
+    reader: &mut Reader<'_>,
+    read_file: ReadFile<'_>,
+) -> Vec<DspOptions> {
     if files.is_empty() {
         reader.lacking("dsp", "there must be at least one [[dsp]]");
     } else if !files.iter().any(|file| file.enabled.value) {
@@ -497,7 +522,7 @@ fn check_dsps(files: &[DspFile], reader: &mut Reader<'_>) -> Vec<DspOptions> {
             .as_ref()
             .map(|name| check_name(name, &mut names, reader))
             .unwrap_or_default();
-        let dsp = DspOptions::check(file, name, reader);
+        let dsp = DspOptions::check(file, name, roots, reader, read_file);
         dsps.extend(dsp.filter(|_| file.enabled.value));
     }
     dsps
@@ -568,11 +593,7 @@ fn check_shards(shards: &Written<ShardsFile>, cores: usize, reader: &mut Reader<
     }
 }
 
-fn check_rates(
-    path: Option<&Written<String>>,
-    reader: &mut Reader<'_>,
-    read_file: &dyn Fn(&Path) -> io::Result<String>,
-) -> Rates {
+fn check_rates(path: Option<&Written<String>>, reader: &mut Reader<'_>, read_file: ReadFile<'_>) -> Rates {
     let Some(path) = path else { return Rates::default() };
     let parsed = match read_file(Path::new(&path.value)) {
         Ok(text) => Rates::parse(&text),

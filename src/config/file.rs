@@ -7,6 +7,9 @@ use toml::de::DeValue;
 use super::endpoint;
 use super::read::{Reader, Section, Value, Written};
 
+/// In place of a file: the operating system's root certificates.
+pub(super) const SYSTEM_ROOTS: &str = "system";
+
 /// A configuration file with the environment's overrides and the defaults filled in. Serialises to the
 /// effective configuration, without secrets.
 #[derive(Debug, Serialize)]
@@ -14,6 +17,7 @@ pub(super) struct ConfigFile {
     pub(super) server: ServerFile,
     pub(super) auction: AuctionFile,
     pub(super) fanout: FanoutFile,
+    pub(super) tls: TlsFile,
     pub(super) validation: ValidationFile,
     pub(super) response: ResponseFile,
     pub(super) log: LogFile,
@@ -52,6 +56,12 @@ pub(super) struct AuctionFile {
 #[derive(Debug, Serialize)]
 pub(super) struct FanoutFile {
     pub(super) epoch_us_max: Written<i64>,
+    pub(super) warm_up_ms_max: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TlsFile {
+    pub(super) roots: Written<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,8 +98,17 @@ pub(super) struct DspFile {
     pub(super) protocol: Written<String>,
     pub(super) timeout_ms: Written<i64>,
     pub(super) max_connections: Written<i64>,
+    pub(super) warm_connections: Written<i64>,
     pub(super) qps: Written<i64>,
     pub(super) gzip: Written<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls_roots: Option<Written<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls_server_name: Option<Written<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls_certificate: Option<Written<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls_key: Option<Written<String>>,
 }
 
 /// `"auto"` or a number.
@@ -107,6 +126,7 @@ impl ConfigFile {
             server: ServerFile::read(reader.section("server")),
             auction: AuctionFile::read(reader.section("auction")),
             fanout: FanoutFile::read(reader.section("fanout")),
+            tls: TlsFile::read(reader.section("tls")),
             validation: ValidationFile::read(reader.section("validation")),
             response: ResponseFile::read(reader.section("response")),
             log: LogFile::read(reader.section("log")),
@@ -159,6 +179,16 @@ impl FanoutFile {
             // Half a millisecond costs a busy shard's answers a quarter of one on average, out of a deadline of 90,
             // and saves it a third of its work.
             epoch_us_max: section.get("epoch_us_max", 1000),
+            // As long as one connect may take: who has not answered by then is not there.
+            warm_up_ms_max: section.get("warm_up_ms_max", 1_000),
+        }
+    }
+}
+
+impl TlsFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            roots: section.get("roots", SYSTEM_ROOTS.to_owned()),
         }
     }
 }
@@ -213,8 +243,14 @@ impl DspFile {
             protocol: section.get("protocol", "auto".to_owned()),
             timeout_ms: section.get("timeout_ms", 60),
             max_connections: section.get("max_connections", 64),
+            // Enough for 300 calls a second of 13 ms each, on each shard; what more are needed stay open once opened.
+            warm_connections: section.get("warm_connections", 4),
             qps: section.get("qps", 0),
             gzip: section.get("gzip", false),
+            tls_roots: section.get_if_written("tls_roots"),
+            tls_server_name: section.get_if_written("tls_server_name"),
+            tls_certificate: section.get_if_written("tls_certificate"),
+            tls_key: section.get_if_written("tls_key"),
         }
     }
 }

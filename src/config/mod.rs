@@ -1,13 +1,15 @@
 //! The configuration: `ConfigFile` as written, [`Config`] as checked. Reports everything that is wrong with a
 //! file at once, each with its place; and never guesses: an unknown key is an error.
 //!
-//! No module of the path imports this one. Each is given its own options by whoever starts it.
+//! No module of the path imports this one. Each is given its own options by whoever starts it. This one imports none
+//! but `net::tls`, to tell what is wrong with a certificate beside the line that names it.
 
 mod checked;
 mod endpoint;
 mod file;
 mod rates;
 mod read;
+mod tls;
 
 use std::fmt;
 use std::fs;
@@ -21,6 +23,7 @@ pub use checked::{
 };
 pub use rates::{Rate, Rates};
 pub use read::Problem;
+pub use tls::TlsOptions;
 
 /// Reads and checks a configuration file and what it refers to. `env` is the process's environment, of which
 /// `COREBID_<SECTION>__<KEY>` override the file.

@@ -4,16 +4,32 @@ use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use corebid_loadtest::certificates::{Authority, Issued, Kind};
+
 use super::*;
+use crate::net::tls::{Identity, Roots, ServerName};
 
 /// The least that is a configuration.
 const DSP: &str = "[[dsp]]\nname = \"dsp1\"\nendpoint = \"http://127.0.0.1:9001/bid\"\n";
 
+/// A root, and a certificate with its key.
+static PEMS: LazyLock<(String, Issued)> = LazyLock::new(|| {
+    let authority = Authority::new().unwrap();
+    (
+        authority.root(),
+        authority.issue("exchange", Kind::Client).unwrap(),
+    )
+});
+
 fn read_file(path: &Path) -> io::Result<String> {
     match path.to_str() {
         Some("rates.json") => Ok(r#"{"conversions": {"USD": {"EUR": 0.920}}}"#.to_owned()),
+        Some("root.pem") => Ok(PEMS.0.clone()),
+        Some("client.pem") => Ok(PEMS.1.certificate.clone()),
+        Some("client.key") => Ok(PEMS.1.key.clone()),
         Some("bad.json") => Ok(r#"{"conversions": {"USD": {"EUR": 0, "GBP": "1"}}}"#.to_owned()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     }
@@ -197,6 +213,10 @@ fn values() {
         &["c.toml:2:16: fanout.epoch_us_max: must be 0 to 20000, is 20001"],
     );
     bad(
+        "[fanout]\nwarm_up_ms_max = 60001",
+        &["c.toml:2:18: fanout.warm_up_ms_max: must be 0 to 60000, is 60001"],
+    );
+    bad(
         "[validation]\nrequire = [\"user\", \"devise\", \"user\"]",
         &[
             "c.toml:2:11: validation.require: \"devise\" cannot be required; did you mean \"device\"?",
@@ -258,6 +278,10 @@ fn dsps() {
     bad_dsp(
         "max_connections = 0",
         &["c.toml:4:19: dsp[0].max_connections: must be 1 to 65535, is 0"],
+    );
+    bad_dsp(
+        "warm_connections = 65536",
+        &["c.toml:4:20: dsp[0].warm_connections: must be 0 to 65535, is 65536"],
     );
     bad_dsp(
         "qps = -1",
@@ -415,6 +439,10 @@ prefer_deals = false
 
 [fanout]
 epoch_us_max = 1000
+warm_up_ms_max = 1000
+
+[tls]
+roots = "system"
 
 [validation]
 require = []
@@ -438,6 +466,7 @@ enabled = true
 protocol = "auto"
 timeout_ms = 60
 max_connections = 64
+warm_connections = 4
 qps = 0
 gzip = false
 "#;
@@ -491,6 +520,113 @@ fn protocol_follows_the_scheme() {
     check("http://host/", "h2", Protocol::H2);
     check("https://host/", "auto", Protocol::Negotiated);
     check("https://host/", "h1", Protocol::H1);
+}
+
+#[test]
+fn tls_of_a_dsp() {
+    let secure = "[[dsp]]\nname = \"a\"\nendpoint = \"https://dsp.example/\"\n";
+    let checked = |more: &str, dsp: &str| {
+        let text = format!("{more}{secure}{dsp}");
+        check_with(&text, &[]).unwrap().dsps()[0].tls.clone().unwrap()
+    };
+    let roots = Some(Roots::from_pem(&PEMS.0).unwrap());
+    let name = |name| ServerName::parse(name).unwrap();
+    let plain = TlsOptions {
+        server_name: name("dsp.example"),
+        roots: None,
+        identity: None,
+    };
+    assert_eq!(checked("", ""), plain);
+    let ours = TlsOptions {
+        roots: roots.clone(),
+        ..plain.clone()
+    };
+    assert_eq!(checked("tls.roots = \"root.pem\"\n", ""), ours);
+    assert_eq!(checked("", "tls_roots = \"root.pem\""), ours);
+    assert_eq!(
+        checked("tls.roots = \"root.pem\"\n", "tls_roots = \"system\""),
+        plain,
+        "a DSP's own goes first"
+    );
+    let named = TlsOptions {
+        server_name: name("other.example"),
+        ..plain.clone()
+    };
+    assert_eq!(checked("", "tls_server_name = \"other.example\""), named);
+    let known = TlsOptions {
+        identity: Some(Identity::from_pem(&PEMS.1.certificate, &PEMS.1.key).unwrap()),
+        ..plain
+    };
+    let pair = "tls_certificate = \"client.pem\"\ntls_key = \"client.key\"";
+    assert_eq!(checked("", pair), known);
+    assert_eq!(check_with(DSP, &[]).unwrap().dsps()[0].tls, None);
+}
+
+#[test]
+fn what_is_wrong_with_tls_is_told_with_its_line() {
+    let secure = |more: &str| format!("[[dsp]]\nname = \"b\"\nendpoint = \"https://dsp.example/\"\n{more}");
+    #[track_caller]
+    fn check(text: &str, expected: &[&str]) {
+        assert_eq!(messages(text, &[]), expected, "{text}");
+    }
+    bad(
+        "tls.roots = \"none.pem\"",
+        &["c.toml:1:13: tls.roots: none.pem: cannot be read: entity not found"],
+    );
+    bad(
+        "tls.roots = \"rates.json\"",
+        &["c.toml:1:13: tls.roots: rates.json: holds no certificate in PEM"],
+    );
+    check(
+        &secure("tls_roots = \"none.pem\""),
+        &["c.toml:4:13: dsp[0].tls_roots: none.pem: cannot be read: entity not found"],
+    );
+    check(
+        &secure("tls_certificate = \"client.pem\""),
+        &["c.toml:4:19: dsp[0].tls_certificate: must have tls_key beside it"],
+    );
+    check(
+        &secure("tls_key = \"client.key\""),
+        &["c.toml:4:11: dsp[0].tls_key: must have tls_certificate beside it"],
+    );
+    check(
+        &secure("tls_certificate = \"root.pem\"\ntls_key = \"client.key\""),
+        &["c.toml:5:11: dsp[0].tls_key: client.key: is not the key of the certificate"],
+    );
+    check(
+        &secure("tls_certificate = \"client.key\"\ntls_key = \"client.key\""),
+        &["c.toml:4:19: dsp[0].tls_certificate: client.key: holds no certificate in PEM"],
+    );
+    check(
+        &secure("tls_server_name = \"dsp example\""),
+        &["c.toml:4:19: dsp[0].tls_server_name: must be a host name or an address"],
+    );
+    check(
+        "[[dsp]]\nname = \"b\"\nendpoint = \"https://-/\"",
+        &["c.toml:3:12: dsp[0].endpoint: has a host that no certificate can name; say tls_server_name"],
+    );
+    bad_dsp(
+        "tls_server_name = \"x\"\ntls_key = \"client.key\"",
+        &[
+            "c.toml:4:19: dsp[0].tls_server_name: is of use only with an https endpoint",
+            "c.toml:5:11: dsp[0].tls_key: is of use only with an https endpoint",
+        ],
+    );
+    // All at once, with what has nothing to do with it, in the order of the file.
+    check(
+        &format!(
+            "[tls]\nroots = \"none.pem\"\n{}{}",
+            secure("tls_certificate = \"none.pem\"\ntls_key = \"none.key\"\nqps = -1\n"),
+            secure("enabled = false\ntls_roots = \"rates.json\"").replace("\"b\"", "\"c\"")
+        ),
+        &[
+            "c.toml:2:9: tls.roots: none.pem: cannot be read: entity not found",
+            "c.toml:6:19: dsp[0].tls_certificate: none.pem: cannot be read: entity not found",
+            "c.toml:7:11: dsp[0].tls_key: none.key: cannot be read: entity not found",
+            "c.toml:8:7: dsp[0].qps: must be 0 to 1000000000, is -1",
+            "c.toml:13:13: dsp[1].tls_roots: rates.json: holds no certificate in PEM",
+        ],
+    );
 }
 
 #[test]

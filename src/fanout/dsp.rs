@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::net::tls::TlsOptions;
+
 /// A DSP by its position in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DspId(pub u16);
@@ -31,10 +33,14 @@ pub struct DspOptions {
     pub target: Target,
     /// What to speak with it.
     pub protocol: Protocol,
+    /// How to do so in TLS, if it is to be. Its ALPN is to be that of the protocol.
+    pub tls: Option<TlsOptions>,
     /// How long this DSP may take, within the orchestration's deadline.
     pub timeout: Duration,
     /// Connections of one shard to this DSP.
     pub connections_max: usize,
+    /// Of these, how many to have open whether there are calls or not; over HTTP/2 one is enough.
+    pub connections_warm: usize,
     /// Send the request compressed and accept a compressed answer.
     pub gzip: bool,
 }
@@ -44,8 +50,23 @@ pub struct DspOptions {
 pub enum Protocol {
     /// HTTP/1.1 with keep-alive, one call at a time on each connection.
     Http1,
-    /// HTTP/2 with prior knowledge, all calls on as few connections as the DSP allows.
+    /// HTTP/2, all calls on as few connections as the DSP allows. Without TLS with prior knowledge; with it a DSP that
+    /// does not agree is not spoken to.
     Http2,
+    /// What the DSP picks as a connection is made (ALPN). Without TLS there is nothing to pick from: HTTP/1.1.
+    Negotiated,
+}
+
+impl Protocol {
+    /// What to offer (RFC 7301), the one liked best first.
+    #[must_use]
+    pub fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http1 => &[b"http/1.1"],
+            Self::Http2 => &[b"h2"],
+            Self::Negotiated => &[b"h2", b"http/1.1"],
+        }
+    }
 }
 
 /// An endpoint, resolved.
@@ -76,13 +97,13 @@ pub enum EndpointError {
 }
 
 impl Target {
-    /// Looks the host up. Blocks: for start and reload, never on a shard.
+    /// Looks the host up (an IPv6 address without its brackets). Blocks: for start and reload, never on a shard. `tls`
+    /// says which port goes without saying.
     ///
     /// # Errors
     /// When the name does not resolve to an address.
-    pub fn resolve(host: &str, port: u16, path: &str) -> Result<Self, EndpointError> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let mut addresses = (bare, port)
+    pub fn resolve(host: &str, port: u16, path: &str, tls: bool) -> Result<Self, EndpointError> {
+        let mut addresses = (host, port)
             .to_socket_addrs()
             .map_err(|source| EndpointError::Resolve {
                 host: host.to_owned(),
@@ -91,15 +112,41 @@ impl Target {
         let address = addresses
             .next()
             .ok_or_else(|| EndpointError::NoAddress(host.to_owned()))?;
-        let authority = if port == 80 {
-            host.to_owned()
+        let shown = if host.contains(':') {
+            format!("[{host}]")
         } else {
-            format!("{host}:{port}")
+            host.to_owned()
+        };
+        let authority = if port == if tls { 443 } else { 80 } {
+            shown
+        } else {
+            format!("{shown}:{port}")
         };
         Ok(Self {
             address,
             authority,
             path: path.to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_header_names_the_port_unless_it_goes_without_saying() {
+        #[track_caller]
+        fn check(host: &str, port: u16, tls: bool, authority: &str) {
+            let target = Target::resolve(host, port, "/bid", tls).unwrap();
+            assert_eq!(target.authority, authority);
+            assert_eq!(target.address.port(), port);
+        }
+        check("127.0.0.1", 80, false, "127.0.0.1");
+        check("127.0.0.1", 80, true, "127.0.0.1:80");
+        check("127.0.0.1", 443, true, "127.0.0.1");
+        check("127.0.0.1", 443, false, "127.0.0.1:443");
+        check("::1", 443, true, "[::1]");
+        check("::1", 9001, false, "[::1]:9001");
     }
 }

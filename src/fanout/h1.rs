@@ -691,16 +691,12 @@ mod tests {
     fn request_heads() {
         use crate::fanout::Target;
         let mut dsp = DspOptions {
-            protocol: crate::fanout::Protocol::Http1,
-            name: "one".to_owned(),
             target: Target {
                 address: "127.0.0.1:9001".parse().unwrap(),
                 authority: "dsp.example:9001".to_owned(),
                 path: "/bid?x=1".to_owned(),
             },
-            timeout: std::time::Duration::from_millis(60),
-            connections_max: 1,
-            gzip: false,
+            ..crate::fanout::tests::dsp(1, false)
         };
         let mut out = b"left over".to_vec();
         RequestHead::new(&dsp).write(1307, &mut out);

@@ -25,7 +25,7 @@ use crate::net::gzip::gzip;
 pub use dsp::{DspId, DspOptions, EndpointError, Protocol, Target};
 pub use gatherings::{Completion, Gatherings, Ticket};
 pub use pool::{Connections, Pool, PoolLimits};
-pub use transport::{Observer, Outgoing, Reply, Transport};
+pub use transport::{Handshake, Observer, Outgoing, Reply, Transport};
 
 /// Why a call brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum CallFailure {
     /// No complete answer in the DSP's time.
     #[error("timed out")]
     Timeout,
-    /// No connection could be made: refused, unreachable, or this process is out of descriptors.
+    /// No connection could be made: refused, unreachable, no TLS agreed on, or this process is out of descriptors.
     #[error("unreachable")]
     Unreachable,
     /// Every allowed connection is busy; nothing is queued.

@@ -4,7 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::task::{Context, Waker};
 
+use corebid_loadtest::certificates::Authority;
+
 use super::*;
+use crate::net::tls::{Roots, ServerName, TlsOptions};
 
 /// What a DSP does to its calls, in order.
 #[derive(Debug, Clone, Copy)]
@@ -64,10 +67,19 @@ pub(super) fn dsp(index: usize, gzip: bool) -> DspOptions {
             path: "/".to_owned(),
         },
         protocol: Protocol::Http1,
+        tls: None,
         timeout: Duration::from_millis(60),
         connections_max: 1,
+        connections_warm: 0,
         gzip,
     }
+}
+
+/// Trusts nobody that there is.
+pub(super) fn tls() -> TlsOptions {
+    let root = Authority::new().unwrap().root();
+    let name = ServerName::parse("dsp.example").unwrap();
+    TlsOptions::new(&Roots::from_pem(&root).unwrap(), None, name, &[]).unwrap()
 }
 
 /// Runs one fan-out of a call per script, each due after its `due_ms`: what each answered and when, and when the

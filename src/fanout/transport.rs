@@ -1,10 +1,12 @@
 //! The seam between asking and the wire: a pool of connections in production, a simulated network in the tests.
 
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::{CallFailure, DspId, Ticket};
 use crate::clock::Instant;
+use crate::net::tls::Failure;
 
 /// Carries calls to DSPs and completes each started one exactly once into its `Gatherings`.
 pub trait Transport {
@@ -53,8 +55,33 @@ pub struct Reply {
     pub connection: u64,
 }
 
-/// Is told what no orchestration waits for any more.
+/// Is told what no orchestration waits for.
 pub trait Observer {
     /// An answer of `dsp` was complete `late` after its time.
     fn late(&self, dsp: DspId, late: Duration);
+
+    /// A TLS handshake with `dsp` has ended. Who has no DSPs with TLS need not listen.
+    fn handshake(&self, dsp: DspId, handshake: Handshake<'_>) {
+        let _unheard = (dsp, handshake);
+    }
+}
+
+/// How a TLS handshake ended.
+#[derive(Clone, Copy)]
+pub enum Handshake<'a> {
+    /// Calls can be sent.
+    Done {
+        /// From the connect's end on.
+        took: Duration,
+        /// An earlier session was resumed.
+        resumed: bool,
+    },
+    /// There is no session; or there was, and the DSP refused it before it answered anything (in TLS 1.3 it looks at
+    /// our certificate after we are done).
+    Failed {
+        /// What to count it as.
+        failure: Failure,
+        /// The same for people.
+        why: &'a dyn fmt::Display,
+    },
 }

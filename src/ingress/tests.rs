@@ -196,7 +196,9 @@ fn ingress(
         },
         timeout: Duration::from_millis(100),
         protocol: Protocol::Http1,
+        tls: None,
         connections_max: 1,
+        connections_warm: 0,
         gzip: false,
     };
     let fanout = Fanout::new(

@@ -1,8 +1,9 @@
-//! What a shard stands on: sockets, readiness, timers for hyper, compression with a bound.
+//! What a shard stands on: sockets, TLS, readiness, timers for hyper, compression with a bound.
 //!
 //! With `shard` the only place where glommio appears, so that the runtime stays replaceable. Nothing here knows
 //! what the bytes mean.
 
+mod channel;
 mod doorbell;
 pub mod gzip;
 mod listener;
@@ -12,7 +13,9 @@ mod socket;
 mod stream;
 mod tasks;
 mod timer;
+pub mod tls;
 
+pub use channel::{Channel, Received};
 pub use doorbell::{Doorbell, Hearing};
 pub use listener::{Listener, bind, local_address, refuse_if_taken};
 pub use readiness::{Interest, Readiness, Ready, Watch, sleep_precisely};

@@ -8,6 +8,7 @@ mod balance;
 mod cores;
 mod driver;
 mod epoch;
+mod observer;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,7 +23,7 @@ use futures_lite::future;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Instant, Timers};
-use crate::fanout::{Connections, DspId, DspOptions, Fanout, Gatherings, Observer, Pool, PoolLimits};
+use crate::fanout::{Connections, DspOptions, Fanout, Gatherings, Pool, PoolLimits};
 use crate::ingress::{self, Ingress};
 use crate::net::{Hearing, Listener, Readiness, Signal};
 use crate::orchestration::{self, Orchestrator};
@@ -31,6 +32,7 @@ use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
 use accept::Door;
 use balance::Member;
 use driver::Driver;
+use observer::PoolObserver;
 
 pub use balance::Balance;
 pub use cores::{CoreError, choose_cores};
@@ -41,6 +43,10 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 
 /// How often a shard looks after itself: commands, gauges, counts for the housekeeping thread.
 const CARE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How often a shard that warms up looks whether it is warm, and after how many times that it looks after itself.
+const WARM_UP_INTERVAL: Duration = Duration::from_millis(5);
+const LOOKS_PER_CARE_ROUND: u32 = 10;
 
 /// Rounds of care between two sweeps of the DSP connections: a second.
 const CARE_ROUNDS_PER_SWEEP: u32 = 20;
@@ -61,6 +67,8 @@ pub struct Blueprint {
     pub pool: PoolLimits,
     /// How long answers may be left to gather when the shard is busy.
     pub epoch_max: Duration,
+    /// How long to wait at the start for DSPs that are not there yet.
+    pub warm_up_max: Duration,
     /// How long what is in flight may take to finish when draining.
     pub drain: Duration,
     /// Whether a shard passes connections to others that have clearly less to do.
@@ -94,7 +102,7 @@ pub enum Command {
 /// What a shard has to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// It accepts connections.
+    /// It accepts connections, and those to DSPs are there as far as DSPs are.
     Ready(usize),
     /// It is gone: drained, failed or panicked. Its thread can be joined.
     Ended(usize),
@@ -198,6 +206,7 @@ async fn run(
         member,
         timers,
         recorder,
+        is_draining: Cell::new(false),
         rounds: Cell::new(0),
         cpu: Cell::new((clock::now(), clock::thread_cpu())),
         counts: RefCell::default(),
@@ -205,6 +214,8 @@ async fn run(
     let serving = async {
         let stop_accepting = Rc::new(Signal::default());
         let accepting = accept::start(door, &stop_accepting);
+        // Whoever finds the port by himself is served meanwhile.
+        care.warm_up(blueprint.warm_up_max, &post.commands).await;
         let _unheard = post.events.send(Event::Ready(post.index));
         while post.commands.try_recv().is_err() {
             care.round().await;
@@ -227,7 +238,7 @@ struct Connected {
 fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder>) -> Connected {
     let gatherings = Rc::new(Gatherings::default());
     let dsps: Rc<[DspOptions]> = blueprint.dsps.clone().into();
-    let observer = Rc::new(CountsLateAnswers(Rc::clone(recorder)));
+    let observer = Rc::new(PoolObserver::new(&blueprint.dsps, recorder));
     let pool = Pool::new(
         &dsps,
         blueprint.pool.clone(),
@@ -264,14 +275,6 @@ fn ingress(
     )
 }
 
-struct CountsLateAnswers(Rc<Recorder>);
-
-impl Observer for CountsLateAnswers {
-    fn late(&self, dsp: DspId, late: Duration) {
-        self.0.dsp_late(dsp.index(), nanos(late));
-    }
-}
-
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -283,6 +286,7 @@ struct Care {
     member: Rc<Member>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
+    is_draining: Cell<bool>,
     rounds: Cell<u32>,
     /// When the thread's CPU time was last read, and what it was.
     cpu: Cell<(Instant, Duration)>,
@@ -290,12 +294,37 @@ struct Care {
 }
 
 impl Care {
+    /// Waits until the connections that DSPs should have before anybody calls are there, or those DSPs cannot be
+    /// reached; for at most `limit`, and not when there is a command to obey.
+    async fn warm_up(&self, limit: Duration, commands: &Receiver<Command>) {
+        let deadline = self.timers.now().after(limit);
+        for look in 1_u32.. {
+            let now = self.timers.now();
+            self.pool.warm(now);
+            if self.pool.is_warm(now) || now >= deadline || !commands.is_empty() {
+                return;
+            }
+            self.timers.sleep_until(now.after(WARM_UP_INTERVAL)).await;
+            if look.is_multiple_of(LOOKS_PER_CARE_ROUND) {
+                self.look_after_what_is_due();
+            }
+        }
+    }
+
     /// Waits a little, then looks after what is due.
     async fn round(&self) {
         self.timers
             .sleep_until(self.timers.now().after(CARE_INTERVAL))
             .await;
         self.probe().await;
+        self.look_after_what_is_due();
+    }
+
+    /// One round of care, without the wait.
+    fn look_after_what_is_due(&self) {
+        if !self.is_draining.get() {
+            self.pool.warm(self.timers.now());
+        }
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
         self.member.say(self.timers.now(), self.ingress.load().in_flight);
@@ -312,6 +341,7 @@ impl Care {
 
     /// Lets what is in flight finish, for at most `limit`.
     async fn finish(&self, limit: Duration) {
+        self.is_draining.set(true);
         self.ingress.drain();
         let deadline = self.timers.now().after(limit);
         while self.ingress.load().connections > 0 && self.timers.now() < deadline {

@@ -1,5 +1,6 @@
 //! From a checked configuration to what shards are made of.
 
+use std::cell::LazyCell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use crate::control::HlogOptions;
 use crate::fanout::{DspOptions, EndpointError, PoolLimits, Protocol, Target};
 use crate::ingress;
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
+use crate::net::tls::{Roots, TlsOptions};
 use crate::openrtb::Validation;
 use crate::orchestration;
 use crate::shard::{Blueprint, CoreError, choose_cores};
@@ -25,6 +27,17 @@ pub enum StartError {
         dsp: String,
         /// What is wrong.
         source: EndpointError,
+    },
+    /// A DSP wants TLS, and nobody is trusted to vouch for it.
+    #[error("tls.roots: {0}")]
+    Roots(String),
+    /// A DSP wants TLS, and there can be none.
+    #[error("dsp {dsp}: {source}")]
+    Tls {
+        /// Its name.
+        dsp: String,
+        /// What is wrong.
+        source: std::io::Error,
     },
     /// A DSP wants what is not built.
     #[error("dsp {dsp}: {what} is not built yet")]
@@ -69,11 +82,19 @@ impl std::error::Error for StartErrors {}
 pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
     let mut errors = Vec::new();
     let mut note = |error| errors.push(error);
+    let system_roots: SystemRoots = LazyCell::new(Roots::system);
     let dsps: Vec<_> = config
         .dsps()
         .iter()
-        .filter_map(|dsp| dsp_options(dsp, &mut note))
+        .filter_map(|dsp| dsp_options(dsp, &system_roots, &mut note))
         .collect();
+    let needs_system_roots =
+        |dsp: &config::DspOptions| dsp.tls.as_ref().is_some_and(|tls| tls.roots.is_none());
+    if config.dsps().iter().any(needs_system_roots)
+        && let Err(why) = &*system_roots
+    {
+        note(StartError::Roots(why.clone()));
+    }
     let currency = currency(config, &mut note);
     let rates = rates(config, &mut note);
     let increment = increment(config, &mut note);
@@ -127,6 +148,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
             ..PoolLimits::default()
         },
         epoch_max: config.fanout().epoch_max,
+        warm_up_max: config.fanout().warm_up_max,
         drain: server.drain,
         balance: server.balance,
     };
@@ -145,25 +167,28 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
     })
 }
 
-fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> Option<DspOptions> {
-    let unsupported = match (dsp.https, dsp.qps) {
-        (true, _) => Some("https"),
-        (_, Some(_)) => Some("qps"),
-        (false, None) => None,
-    };
-    if let Some(what) = unsupported {
+fn dsp_options(
+    dsp: &config::DspOptions,
+    system_roots: &SystemRoots,
+    note: &mut impl FnMut(StartError),
+) -> Option<DspOptions> {
+    if dsp.qps.is_some() {
         note(StartError::Unsupported {
             dsp: dsp.name.clone(),
-            what,
+            what: "qps",
         });
         return None;
     }
     let protocol = match dsp.protocol {
+        config::Protocol::H1 => Protocol::Http1,
         config::Protocol::H2 => Protocol::Http2,
-        // Negotiated only in TLS.
-        config::Protocol::H1 | config::Protocol::Negotiated => Protocol::Http1,
+        config::Protocol::Negotiated => Protocol::Negotiated,
     };
-    let target = match Target::resolve(&dsp.host, dsp.port, &dsp.path) {
+    let tls = match &dsp.tls {
+        Some(tls) => Some(tls_options(dsp, tls, protocol, system_roots, note)?),
+        None => None,
+    };
+    let target = match Target::resolve(&dsp.host, dsp.port, &dsp.path, tls.is_some()) {
         Ok(target) => target,
         Err(source) => {
             note(StartError::Endpoint {
@@ -177,10 +202,41 @@ fn dsp_options(dsp: &config::DspOptions, note: &mut impl FnMut(StartError)) -> O
         name: dsp.name.clone(),
         target,
         protocol,
+        tls,
         timeout: dsp.timeout,
         connections_max: dsp.max_connections,
+        connections_warm: dsp.warm_connections,
         gzip: dsp.gzip,
     })
+}
+
+/// Read when the first DSP needs them.
+type SystemRoots = LazyCell<Result<Roots, String>>;
+
+fn tls_options(
+    dsp: &config::DspOptions,
+    tls: &config::TlsOptions,
+    protocol: Protocol,
+    system_roots: &SystemRoots,
+    note: &mut impl FnMut(StartError),
+) -> Option<TlsOptions> {
+    let roots = match &tls.roots {
+        Some(roots) => roots,
+        // Said once for all DSPs.
+        None => (**system_roots).as_ref().ok()?,
+    };
+    let complain = |source| StartError::Tls {
+        dsp: dsp.name.clone(),
+        source,
+    };
+    TlsOptions::new(
+        roots,
+        tls.identity.as_ref(),
+        tls.server_name.clone(),
+        protocol.alpn(),
+    )
+    .map_err(|error| note(complain(error)))
+    .ok()
 }
 
 fn currency(config: &Config, note: &mut impl FnMut(StartError)) -> Option<Currency> {

@@ -56,6 +56,12 @@ impl Distribution {
         Self::of_dsp()
     }
 
+    /// Durations of handshakes with a DSP: they are rare and take from a fraction of a millisecond to some hundreds, so
+    /// one significant digit (a step of at most 6 %) will do. 2.5 kB.
+    pub(super) fn of_handshake() -> Self {
+        Self::new(10_000, DURATION_NS_MAX, 1)
+    }
+
     /// Prices per mille in micros of a currency, two significant digits.
     pub(super) fn of_price() -> Self {
         Self::new(100, PRICE_MICROS_MAX, 2)
@@ -260,6 +266,8 @@ mod tests {
         check(Distribution::of_dsp(), 100_000, 1_000);
         check(Distribution::of_dsp(), 72_000_000, 720_000);
         check(Distribution::of_dsp(), 59_000_000_000, 590_000_000);
+        check(Distribution::of_handshake(), 300_000, 18_000);
+        check(Distribution::of_handshake(), 250_000_000, 15_000_000);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crossbeam::channel::Sender;
 
 use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, Http, PanicLayer, Placed, Rounded,
-    ShedReason, Stage, StallCause, StatusCounts,
+    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed,
+    Rounded, ShedReason, Stage, StallCause, StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -130,6 +130,9 @@ pub(super) struct DspTally<D = Distribution> {
     pub(super) late_would_have_won: u64,
     pub(super) bids: Counts<{ BidResult::ALL.len() }>,
     pub(super) non_bids: CodeCounts,
+    pub(super) handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
+    /// Of handshakes that came to a session.
+    pub(super) handshake: D,
 }
 
 impl DspTally {
@@ -140,6 +143,8 @@ impl DspTally {
         self.late_would_have_won += other.late_would_have_won;
         self.bids.merge(&other.bids);
         self.non_bids.merge(&other.non_bids);
+        self.handshakes.merge(&other.handshakes);
+        self.handshake.merge(&other.handshake);
     }
 
     pub(super) fn clear(&mut self) {
@@ -149,6 +154,8 @@ impl DspTally {
         self.late_would_have_won = 0;
         self.bids = Counts::default();
         self.non_bids = CodeCounts::default();
+        self.handshakes = Counts::default();
+        self.handshake.clear();
     }
 
     pub(super) fn sparse(&self) -> DspTally<Sparse> {
@@ -159,6 +166,8 @@ impl DspTally {
             late_would_have_won: self.late_would_have_won,
             bids: self.bids,
             non_bids: self.non_bids,
+            handshakes: self.handshakes,
+            handshake: self.handshake.sparse(),
         }
     }
 }
@@ -172,6 +181,8 @@ impl Default for DspTally {
             late_would_have_won: 0,
             bids: Counts::default(),
             non_bids: CodeCounts::default(),
+            handshakes: Counts::default(),
+            handshake: Distribution::of_handshake(),
         }
     }
 }

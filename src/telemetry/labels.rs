@@ -85,6 +85,26 @@ label_values! {
 }
 
 label_values! {
+    /// How one TLS handshake with a DSP ended.
+    HandshakeOutcome {
+        /// With a new session: certificates were sent and checked.
+        Full = "full",
+        /// With an earlier session resumed.
+        Resumed = "resumed",
+        /// Its certificate is not to be trusted: expired, for another name, by an unknown authority.
+        Certificate = "certificate",
+        /// It refused, at once or before its first answer: our certificate, that we have none, or all that we offer.
+        Refused = "refused",
+        /// What came is not TLS as we speak it, or it does not agree to the protocol that is configured.
+        Protocol = "protocol",
+        /// The connection was lost.
+        Lost = "lost",
+        /// It took too long.
+        Timeout = "timeout",
+    }
+}
+
+label_values! {
     /// What became of one bid.
     BidResult {
         /// It is in the bid response.

@@ -189,7 +189,9 @@ mod tests {
     use std::thread;
 
     use super::super::distribution::Distribution;
-    use super::super::labels::{BidResult, ConnectionState, DspOutcome, Http, Placed, ShedReason};
+    use super::super::labels::{
+        BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, Placed, ShedReason,
+    };
     use super::super::recorder::{Recorder, Recorders, channel};
     use super::*;
 
@@ -215,6 +217,11 @@ mod tests {
         recorder.bid(dsp, BidResult::Lost);
         recorder.loss(u16::try_from(100 + n % 4).unwrap());
         recorder.non_bid(dsp, 101);
+        recorder.dsp_handshake(
+            dsp,
+            HandshakeOutcome::ALL[usize::try_from(n % 7).unwrap()],
+            n * 20_011,
+        );
         recorder.clearing_price(n * 1_003);
         recorder.shed(ShedReason::InFlight);
         recorder.connection_accepted(Placed::Passed);

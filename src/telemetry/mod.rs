@@ -27,8 +27,8 @@ mod views;
 pub use distribution::Summary;
 pub use hlog::header as interval_log_header;
 pub use labels::{
-    BidResult, ConnectionState, DspOutcome, DspState, Http, PanicLayer, Placed, Rounded, ShedReason, Stage,
-    StallCause,
+    BidResult, ConnectionState, DspOutcome, DspState, HandshakeOutcome, Http, PanicLayer, Placed, Rounded,
+    ShedReason, Stage, StallCause,
 };
 pub use merged::{Merged, Moment};
 pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, STALL_NS_MIN, channel};

@@ -5,7 +5,8 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, Http, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, Rounded, ShedReason,
+    Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -155,6 +156,30 @@ pub const CATALOGUE: &[Metric] = &[
         samples: |merged, samples| {
             for (name, tally) in &merged.total.dsps {
                 samples.integer(&[name], tally.late_would_have_won);
+            }
+        },
+    },
+    Metric {
+        name: "dsp_handshake_seconds",
+        kind: Kind::Histogram,
+        help: "Time a TLS handshake with a DSP took, from the TCP connection on, if it came to a session.",
+        labels: &["dsp"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                samples.durations(&[name], &tally.handshake);
+            }
+        },
+    },
+    Metric {
+        name: "dsp_handshakes_total",
+        kind: Kind::Counter,
+        help: "TLS handshakes with a DSP by how they ended; full and resumed came to a session.",
+        labels: &["dsp", "outcome"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                for outcome in HandshakeOutcome::ALL {
+                    samples.integer(&[name, &outcome.label()], tally.handshakes.get(outcome));
+                }
             }
         },
     },
@@ -563,6 +588,8 @@ mod tests {
         recorder.stage(Stage::Total, 100_500_000);
         recorder.stage(Stage::Total, 2_000_000_000);
         recorder.dsp_call(0, DspOutcome::Bid, 12_800_000);
+        recorder.dsp_handshake(0, HandshakeOutcome::Resumed, 1_900_000);
+        recorder.dsp_handshake(0, HandshakeOutcome::Certificate, 1_900_000);
         recorder.clearing_price(1_250_001);
         recorder.loss(102);
         recorder.non_bid(0, 101);
@@ -603,6 +630,12 @@ mod tests {
         check(&text, r#"corebid_stage_seconds_sum{stage="total"} 2.1725"#);
         check(&text, r#"corebid_stage_seconds_count{stage="total"} 3"#);
         check(&text, r#"corebid_dsp_calls_total{dsp="dsp1",outcome="bid"} 1"#);
+        check(
+            &text,
+            r#"corebid_dsp_handshakes_total{dsp="dsp1",outcome="certificate"} 1"#,
+        );
+        check(&text, r#"corebid_dsp_handshake_seconds_count{dsp="dsp1"} 1"#);
+        check(&text, r#"corebid_dsp_handshake_seconds_sum{dsp="dsp1"} 0.0019"#);
         check(
             &text,
             r#"corebid_dsp_calls_total{dsp="odd \"\\\n name",outcome="bid"} 0"#,

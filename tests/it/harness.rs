@@ -23,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) auction: String,
     pub(crate) validation: &'static str,
     pub(crate) response: &'static str,
+    pub(crate) fanout: &'static str,
+    pub(crate) tls: String,
     pub(crate) dsps: Vec<Dsp>,
 }
 
@@ -30,18 +32,23 @@ pub(crate) struct Setup {
 #[derive(Debug, Clone)]
 pub(crate) struct Dsp {
     pub(crate) name: String,
+    pub(crate) scheme: &'static str,
     pub(crate) port: u16,
     pub(crate) path: String,
     pub(crate) more: &'static str,
+    /// Lines beside `more`.
+    pub(crate) tls: String,
 }
 
 impl Dsp {
     pub(crate) fn new(name: impl Into<String>, port: u16) -> Self {
         Self {
             name: name.into(),
+            scheme: "http",
             port,
             path: "/bid".to_owned(),
             more: "",
+            tls: String::new(),
         }
     }
 }
@@ -87,25 +94,34 @@ impl Setup {
             auction,
             validation,
             response,
+            fanout,
+            tls,
             ..
         } = self;
         writeln!(
             text,
-            "{server}\n[auction]\n{auction}\n[validation]\n{validation}\n[response]\n{response}"
+            "{server}\n[auction]\n{auction}\n[validation]\n{validation}\n[response]\n{response}\n\
+             [fanout]\n{fanout}\n[tls]\n{tls}"
         )
         .unwrap();
         for Dsp {
             name,
+            scheme,
             port,
             path,
             more,
+            tls,
         } in &self.dsps
         {
             writeln!(
                 text,
-                "[[dsp]]\nname = \"{name}\"\nendpoint = \"http://127.0.0.1:{port}{path}\"\n{more}"
+                "[[dsp]]\nname = \"{name}\"\nendpoint = \"{scheme}://127.0.0.1:{port}{path}\"\n{more}\n{tls}"
             )
             .unwrap();
+            // Scripts count connections: only a test about warm ones has some.
+            if !more.contains("warm_connections") {
+                writeln!(text, "warm_connections = 0").unwrap();
+            }
         }
         text
     }

@@ -255,8 +255,8 @@ fn the_demo_does_what_it_says() {
     };
     let address = between("curl -i http://", "/openrtb2/auction").parse().unwrap();
     let request = between(" -d '", "'\n");
-    // The winner pays a micro more than the best bid of another DSP, all of which can be worked out. The first auction
-    // opens 23 connections; should one of them take too long, the next will do.
+    // The winner pays a micro more than the best bid of another DSP, all of which can be worked out. Should a DSP take too
+    // long on a busy machine, the next auction will do.
     let profile = Profile::default();
     let mut prices: Vec<_> = (0..profile.count)
         .filter_map(|dsp| profile.bid(dsp, b"demo-1", b"1"))

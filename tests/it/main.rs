@@ -27,3 +27,5 @@ mod page;
 mod readers;
 mod scenarios;
 mod scripted;
+mod tls;
+mod warm;

@@ -263,7 +263,9 @@ impl World {
             },
             timeout: Duration::from_millis(self.chance.between(5, 130)),
             protocol: Protocol::Http1,
+            tls: None,
             connections_max: 1,
+            connections_warm: 0,
             gzip: false,
         }
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{Assignment, Dsps, GRID_DEFAULT, Options};
+use super::{Assignment, Dsps, GRID_DEFAULT, Options, TlsOptions};
+use crate::certificates::Issued;
 use crate::scenario::{DspArgs, Scenario};
 
 /// Serves simulated DSPs on ports of their own until it is interrupted: HTTP/1.1 and HTTP/2 on each.
@@ -40,7 +41,8 @@ pub struct Args {
 
     /// What is wrong with some DSPs, as KIND@N, KIND@N-M or KIND@all, counted from 1, separated by commas.
     /// Kinds: reset, reset-stream, close, stall, garbage, garbage-json, drip, huge, statusNNN, wrong-id,
-    /// late:MS, slow:TIMES, refuse, redirect, gzip-bomb, empty, goaway [default: nothing is]
+    /// late:MS, slow:TIMES, refuse, redirect, gzip-bomb, empty, goaway; with --tls for new connections also
+    /// wrong-name, expired, handshake-stall, handshake-late:MS [default: nothing is]
     #[arg(long, value_name = "FAULT", value_delimiter = ',')]
     fault: Vec<Assignment>,
 
@@ -53,6 +55,42 @@ pub struct Args {
     /// HTTP]
     #[arg(long, value_name = "FILE@N")]
     raw_file: Vec<FileOf>,
+
+    /// Do TLS, on every port
+    #[arg(long)]
+    tls: bool,
+
+    /// Certificate to show, with those between it and the root, in PEM [default: one made at the start]
+    #[arg(long, value_name = "FILE", requires_all = ["tls", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Where to write the root of the certificates made at the start, for the exchange to trust (tls.roots)
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "dsps-root.pem",
+        requires = "tls",
+        conflicts_with = "tls_cert"
+    )]
+    tls_root_out: PathBuf,
+
+    /// Protocols to agree to in TLS (ALPN), the one liked best first, separated by commas; empty for none
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "h2,http/1.1",
+        value_delimiter = ',',
+        requires = "tls"
+    )]
+    tls_alpn: Vec<String>,
+
+    /// Clients must show a certificate by a root in this file, in PEM [default: they need none]
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    tls_client_roots: Option<PathBuf>,
 
     /// Event loops; DSPs are dealt out to them in turn
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -112,6 +150,11 @@ pub fn run(args: &Args) -> u8 {
         Ok(dsps) => dsps,
         Err(error) => return complain(1, &error.to_string()),
     };
+    if let Some(root) = dsps.root()
+        && let Err(error) = std::fs::write(&args.tls_root_out, root)
+    {
+        return complain(1, &format!("{}: {error}", args.tls_root_out.display()));
+    }
     let ports = match dsps.ports() {
         [port] => port.to_string(),
         [first, .., last] if usize::from(last.wrapping_sub(*first)) + 1 == dsps.ports().len() => {
@@ -123,8 +166,13 @@ pub fn run(args: &Args) -> u8 {
             .collect::<Vec<_>>()
             .join(","),
     };
+    let over = match (args.tls, dsps.root()) {
+        (false, _) => String::new(),
+        (true, None) => " over TLS".to_owned(),
+        (true, Some(_)) => format!(" over TLS, root in {}", args.tls_root_out.display()),
+    };
     say(&format!(
-        "{count} DSPs on {host}:{ports}, seed {seed}, HTTP/1.1 and HTTP/2. Ctrl-C stops them."
+        "{count} DSPs on {host}:{ports}, seed {seed}, HTTP/1.1 and HTTP/2{over}. Ctrl-C stops them."
     ));
     signals.forever().next();
     let total = dsps.total();
@@ -162,7 +210,31 @@ impl Args {
             faults,
             bodies: read(&self.body_file)?,
             raw: read(&self.raw_file)?,
+            tls: self.tls.then(|| self.tls_options()).transpose()?,
             ..described
+        })
+    }
+
+    fn tls_options(&self) -> Result<TlsOptions, String> {
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let identity = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => Some(Issued {
+                certificate: read(certificate)?,
+                key: read(key)?,
+            }),
+            _ => None,
+        };
+        Ok(TlsOptions {
+            identity,
+            alpn: self
+                .tls_alpn
+                .iter()
+                .filter(|name| !name.is_empty())
+                .cloned()
+                .collect(),
+            client_root: self.tls_client_roots.as_ref().map(read).transpose()?,
         })
     }
 }

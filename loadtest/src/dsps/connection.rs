@@ -1,7 +1,7 @@
 //! One connection from the exchange to a DSP: bytes in, calls to the desk; replies in, bytes out. Speaks
 //! HTTP/1.1 or HTTP/2 as the first bytes say. Sets no timer of its own and decides nothing about answers.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -11,12 +11,15 @@ use super::answer::Message;
 use super::desk::{Call, ConnectionId, Desk, Drip, REQUEST_BYTES_MAX, Reply};
 use crate::net::outbox::Outbox;
 use crate::net::poller::Interest;
+use crate::net::stream::Stream;
 use crate::net::{h1, h2};
 
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) dsp: u16,
-    pub(super) socket: TcpStream,
+    pub(super) socket: Stream,
+    /// Nothing is read, not even a handshake.
+    pub(super) is_deaf: bool,
     pub(super) interest: Interest,
     /// Listed for a flush at the end of the turn.
     pub(super) is_dirty: bool,
@@ -79,12 +82,14 @@ const FILLER_BYTES: usize = 256 * 1024;
 const FILLS_PER_TURN_MAX: usize = 4;
 
 impl Connection {
-    pub(super) fn new(id: ConnectionId, dsp: u16, socket: TcpStream) -> Self {
+    /// `interest` is what the poller was told.
+    pub(super) fn new(id: ConnectionId, dsp: u16, socket: Stream, interest: Interest) -> Self {
         Self {
             id,
             dsp,
             socket,
-            interest: Interest::READ,
+            is_deaf: !interest.read,
+            interest,
             is_dirty: false,
             unread: Vec::new(),
             outbox: Outbox::default(),
@@ -100,7 +105,7 @@ impl Connection {
     pub(super) fn read(&mut self, buffer: &mut [u8], desk: &mut Desk) -> Fate {
         let kept = self.unread.len();
         let room = kept + READ_BYTES_MAX.min(buffer.len() - kept);
-        let count = match (&self.socket).read(&mut buffer[kept..room]) {
+        let count = match self.socket.read(&mut buffer[kept..room]) {
             Ok(0) => return self.on_end_of_input(),
             Ok(count) => count,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -212,14 +217,14 @@ impl Connection {
     /// Resets the connection when it is dropped.
     pub(super) fn reset(&self) -> Fate {
         // Fails only on a socket that is gone already.
-        let _ = SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
+        let _ = SockRef::from(self.socket.tcp()).set_linger(Some(std::time::Duration::ZERO));
         Fate::Close
     }
 
     /// Writes what there is, refilled from long bodies as they fit.
     pub(super) fn flush(&mut self) -> Fate {
         for _ in 0..FILLS_PER_TURN_MAX {
-            match self.outbox.flush(&self.socket) {
+            match self.outbox.flush(&mut self.socket) {
                 Ok(all_sent) => self.socket_is_full = !all_sent,
                 Err(_) => return Fate::Close,
             }
@@ -227,9 +232,13 @@ impl Connection {
                 break;
             }
         }
+        if self.socket.flush().is_err() {
+            return Fate::Close;
+        }
         // More may be waiting than this turn allows: being told that there is room brings us back.
-        self.socket_is_full |= !self.outbox.is_empty();
-        if self.close_when_sent && self.outbox.is_empty() {
+        self.socket_is_full |= !self.outbox.is_empty() || self.socket.has_unsent();
+        if self.close_when_sent && !self.socket_is_full {
+            self.socket.finish();
             Fate::Close
         } else {
             Fate::Keep
@@ -242,7 +251,7 @@ impl Connection {
             Protocol::H2(_) | Protocol::Unknown => false,
         };
         Interest {
-            read: !is_held_back && !self.is_half_closed,
+            read: !is_held_back && !self.is_half_closed && !self.is_deaf,
             write: self.socket_is_full,
         }
     }

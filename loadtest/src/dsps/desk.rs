@@ -37,6 +37,8 @@ pub(super) enum Due {
     Answer(Call),
     /// The next byte of an answer that drips.
     Drip(Box<Drip>),
+    /// A connection is read from, from now on.
+    Begin(ConnectionId),
 }
 
 /// An answer on its way out at one byte a second.
@@ -187,7 +189,7 @@ impl Desk {
         let fault = self.fault(call.dsp, phase_of(call.ids.request()));
         let dsp = &self.shared.dsps[usize::from(call.dsp)];
         let template = &self.templates[usize::from(call.dsp)];
-        if fault != Fault::None {
+        if fault != Fault::None && !fault.is_of_tls() {
             dsp.faults.increment();
         }
         if let Some(raw) = &template.raw {
@@ -198,7 +200,15 @@ impl Desk {
         let any_bid = template.write_body(&self.shared.profile, &call.ids, id_prefix, &mut self.body);
         let message = if any_bid { Message::OK } else { Message::NO_BID };
         match fault {
-            Fault::None | Fault::Late(_) | Fault::Slow(_) | Fault::WrongId => {
+            Fault::None
+            | Fault::Late(_)
+            | Fault::Slow(_)
+            | Fault::WrongId
+            // Who asks was connected before the fault.
+            | Fault::WrongName
+            | Fault::Expired
+            | Fault::HandshakeStall
+            | Fault::HandshakeLate(_) => {
                 if any_bid {
                     dsp.bids.increment();
                 } else {

@@ -1,6 +1,6 @@
 //! The DSP simulator: real HTTP servers on sockets that answer what [`crate::simulated`] says, when it says.
 //! One event loop serves any number of DSPs, each on its own port, HTTP/1.1 and HTTP/2 with prior knowledge
-//! on the same one. Never logs and never reads the configuration of the exchange; refuses nothing but what is
+//! on the same one, plain or in TLS. Never logs and never reads the configuration of the exchange; refuses nothing but what is
 //! not HTTP.
 
 mod answer;
@@ -10,16 +10,20 @@ mod desk;
 mod scan;
 mod serve;
 mod switch;
+mod tls;
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use self::desk::Desk;
 use self::serve::{Listener, Server};
 use self::switch::FaultSwitch;
+use self::tls::Configs;
+pub use self::tls::TlsOptions;
 use crate::net::poller::Waker;
 use crate::net::thread::pin_to_core;
 use crate::scenario::{PhaseFile, Scenario};
@@ -56,12 +60,15 @@ pub struct Options {
     /// DSPs that write these bytes to the socket in place of an answer: for anything wrong at the level of
     /// HTTP.
     pub raw: Vec<(u16, Vec<u8>)>,
+    /// How to do TLS, on every port; `None`: plain HTTP.
+    pub tls: Option<TlsOptions>,
 }
 
 /// Running DSPs. Dropping it stops them.
 #[derive(Debug)]
 pub struct Dsps {
     ports: Vec<u16>,
+    root: Option<String>,
     shared: Arc<Shared>,
     threads: Vec<(JoinHandle<()>, Waker)>,
 }
@@ -127,6 +134,7 @@ impl Default for Options {
             phases: Phases::default(),
             bodies: Vec::new(),
             raw: Vec::new(),
+            tls: None,
         }
     }
 }
@@ -141,8 +149,12 @@ impl Dsps {
         let options = Arc::new(options);
         let listeners = options.listen()?;
         let ports = listeners.iter().map(Listener::port).collect();
+        let host = options.host.to_string();
+        let tls = options.tls.as_ref().map(|tls| Configs::new(tls, &host));
+        let (configs, root) = tls.transpose()?.unzip();
         let mut dsps = Self {
             ports,
+            root: root.flatten(),
             shared: Arc::new(options.share()),
             threads: Vec::new(),
         };
@@ -153,7 +165,7 @@ impl Dsps {
         }
         for (index, listeners) in shares.into_iter().enumerate() {
             let core = options.cores.get(index % options.cores.len().max(1)).copied();
-            dsps.spawn(index, core, listeners, &options)?;
+            dsps.spawn(index, core, (listeners, configs.clone()), &options)?;
         }
         Ok(dsps)
     }
@@ -161,6 +173,11 @@ impl Dsps {
     /// The port of each DSP.
     pub fn ports(&self) -> &[u16] {
         &self.ports
+    }
+
+    /// The root certificate to trust, in PEM, where TLS is done with certificates made at the start.
+    pub fn root(&self) -> Option<&str> {
+        self.root.as_deref()
     }
 
     /// Changes what is wrong with a DSP, from its next answer on. No effect on a DSP that does not exist.
@@ -209,7 +226,7 @@ impl Dsps {
         &mut self,
         index: usize,
         core: Option<usize>,
-        listeners: Vec<Listener>,
+        (listeners, tls): (Vec<Listener>, Option<Configs>),
         options: &Arc<Options>,
     ) -> io::Result<()> {
         let waker = Waker::new()?;
@@ -221,9 +238,10 @@ impl Dsps {
             .name(format!("dsps-{index}"))
             .spawn(move || {
                 let pinned = core.map_or(Ok(()), pin_to_core);
-                match pinned
-                    .and_then(|()| Server::new(listeners, options.templates(), their_waker, shared, &options))
-                {
+                match pinned.and_then(|()| {
+                    let desk = Desk::new(shared, options.templates(), Instant::now(), options.grid);
+                    Server::new(listeners, tls, their_waker, desk, options.gather)
+                }) {
                     Ok(server) => {
                         let _ = report.send(Ok(()));
                         server.run();
@@ -282,6 +300,9 @@ impl Options {
                 u32::from(*dsp) + 1
             ));
         }
+        if let Some((_, fault)) = self.faults.iter().find(|(_, fault)| !self.can_play(*fault)) {
+            return invalid(format!("{fault} needs TLS with certificates made at the start"));
+        }
         if count == 0 {
             return invalid("there must be at least one DSP".to_owned());
         }
@@ -289,6 +310,14 @@ impl Options {
             return invalid(format!("{count} ports from {} go past 65535", self.base_port));
         }
         Ok(())
+    }
+
+    fn can_play(&self, fault: Fault) -> bool {
+        match &self.tls {
+            None => !fault.is_of_tls(),
+            // Nobody else's authority issues certificates that are wrong.
+            Some(tls) => tls.identity.is_none() || !matches!(fault, Fault::WrongName | Fault::Expired),
+        }
     }
 
     fn listen(&self) -> io::Result<Vec<Listener>> {

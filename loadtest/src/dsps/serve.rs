@@ -2,19 +2,19 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 use socket2::{Domain, Socket, Type};
 
-use super::answer::Template;
 use super::connection::{Connection, Fate, READ_BYTES_MAX, accept};
 use super::desk::{Call, ConnectionId, DRIP_INTERVAL, Desk, Drip, Due, REQUEST_BYTES_MAX, Reply};
-use super::{Options, Shared};
+use super::tls::Configs;
 use crate::net::poller::{Interest, Poller, Ready, Waker};
+use crate::net::stream::Stream;
 use crate::net::thread::wake_punctually;
+use crate::simulated::Fault;
 
 pub(super) struct Server {
     poller: Poller,
@@ -22,6 +22,7 @@ pub(super) struct Server {
     listeners: Vec<Listener>,
     connections: Slab<Connection>,
     generation: u32,
+    tls: Option<Configs>,
     desk: Desk,
     gather: Duration,
     turned_at: Instant,
@@ -74,10 +75,10 @@ impl Server {
     /// Must run on the thread that will call [`Server::run`].
     pub(super) fn new(
         listeners: Vec<Listener>,
-        templates: Vec<Template>,
+        tls: Option<Configs>,
         waker: Waker,
-        shared: Arc<Shared>,
-        options: &Options,
+        desk: Desk,
+        gather: Duration,
     ) -> io::Result<Self> {
         wake_punctually();
         let poller = Poller::new(EVENTS_MAX)?;
@@ -88,8 +89,9 @@ impl Server {
             listeners,
             connections: Slab::new(),
             generation: 0,
-            desk: Desk::new(shared, templates, Instant::now(), options.grid),
-            gather: options.gather,
+            tls,
+            desk,
+            gather,
             turned_at: Instant::now(),
             buffer: vec![0; REQUEST_BYTES_MAX + READ_BYTES_MAX].into(),
             dirty: Vec::new(),
@@ -170,6 +172,7 @@ impl Server {
             match due {
                 Due::Answer(call) => self.answer(&call),
                 Due::Drip(drip) => self.drip(drip, now),
+                Due::Begin(id) => self.begin(id),
             }
         }
         // Answering may take a pipelined request, whose answer may be due at once.
@@ -210,6 +213,13 @@ impl Server {
         self.settle(id, fate);
     }
 
+    fn begin(&mut self, id: ConnectionId) {
+        if let Some(connection) = find(&mut self.connections, id) {
+            connection.is_deaf = false;
+        }
+        self.settle(id, Fate::Keep);
+    }
+
     /// Ends the connection or lists it for the flush at the end of the turn.
     fn settle(&mut self, id: ConnectionId, fate: Fate) {
         let Some(connection) = find(&mut self.connections, id) else {
@@ -233,7 +243,11 @@ impl Server {
             let wanted = connection.wanted_interest();
             if fate == Fate::Keep && wanted != connection.interest {
                 connection.interest = wanted;
-                if self.poller.change(&connection.socket, token(id), wanted).is_err() {
+                if self
+                    .poller
+                    .change(connection.socket.tcp(), token(id), wanted)
+                    .is_err()
+                {
                     fate = Fate::Close;
                 }
             }
@@ -263,9 +277,20 @@ impl Server {
                         key,
                         generation: self.generation,
                     };
+                    let fault = self.desk.dsp(dsp).fault.get();
+                    let (stream, interest) = match &self.tls {
+                        None => (Ok(Stream::plain(socket)), Interest::READ),
+                        Some(configs) => (Stream::tls(socket, configs.of(fault)), begins_with(fault)),
+                    };
                     // Without a place in the poller the connection is dropped, and so closed.
-                    if self.poller.add(&socket, token(id), Interest::READ).is_ok() {
-                        entry.insert(Connection::new(id, dsp, socket));
+                    let Ok(stream) = stream else { continue };
+                    if self.poller.add(stream.tcp(), token(id), interest).is_err() {
+                        continue;
+                    }
+                    entry.insert(Connection::new(id, dsp, stream, interest));
+                    if let (Fault::HandshakeLate(ms), false) = (fault, interest.read) {
+                        let due = Instant::now() + Duration::from_millis(ms.into());
+                        self.desk.timers.insert(due, Due::Begin(id));
                     }
                 }
                 Err(_) => return thread::sleep(ACCEPT_PAUSE),
@@ -300,6 +325,14 @@ impl Server {
                 .add(socket, index as u64 | u64::from(LISTENER), Interest::READ),
             None => Ok(()),
         }
+    }
+}
+
+/// What a connection with TLS waits for at first.
+fn begins_with(fault: Fault) -> Interest {
+    Interest {
+        read: !matches!(fault, Fault::HandshakeStall | Fault::HandshakeLate(_)),
+        write: false,
     }
 }
 

@@ -7,5 +7,6 @@ pub mod hpack;
 mod huffman;
 pub mod outbox;
 pub mod poller;
+pub mod stream;
 pub mod thread;
 pub mod timers;

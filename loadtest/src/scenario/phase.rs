@@ -71,6 +71,13 @@ impl PhaseFile {
         let mut faults = Vec::new();
         for text in &self.faults {
             let assignment: Assignment = text.parse()?;
+            if assignment.fault.is_of_tls() {
+                // A phase is told by its requests, and those come on connections that are open.
+                return Err(format!(
+                    "{} meets connections: give it to `dsps --fault`",
+                    assignment.fault
+                ));
+            }
             faults.extend(assignment.dsps(count)?.map(|dsp| (dsp, assignment.fault)));
         }
         let refuses =
@@ -135,6 +142,7 @@ mod tests {
         check(phase("x", 1.0, &["stall@4"]), "3 DSPs");
         check(phase("x", 1.0, &["asleep@1"]), "asleep");
         check(phase("x", 1.0, &["refuse@all"]), "must not refuse");
+        check(phase("x", 1.0, &["expired@1"]), "expired meets connections");
         check(
             PhaseFile {
                 rate_factor: 0.0,

@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// What a DSP does instead of answering well. Except for [`Fault::Late`], [`Fault::Slow`] and
-/// [`Fault::Refuse`], it does so at the moment when the answer would have left.
+/// What a DSP does instead of answering well. Except for [`Fault::Late`], [`Fault::Slow`], [`Fault::Refuse`] and
+/// those of TLS, it does so at the moment when the answer would have left. Those of TLS meet new connections, and
+/// only where there is TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Fault {
     /// Answers well.
@@ -45,10 +46,28 @@ pub enum Fault {
     Empty,
     /// Answers well and announces the connection's end: GOAWAY, or `connection: close`.
     GoAway,
+    /// TLS: shows a certificate for another name.
+    WrongName,
+    /// TLS: shows a certificate that has expired.
+    Expired,
+    /// TLS: never says a word of the handshake.
+    HandshakeStall,
+    /// TLS: begins the handshake this many milliseconds late.
+    HandshakeLate(u32),
+}
+
+impl Fault {
+    /// Whether it needs TLS.
+    pub fn is_of_tls(self) -> bool {
+        matches!(
+            self,
+            Self::WrongName | Self::Expired | Self::HandshakeStall | Self::HandshakeLate(_)
+        )
+    }
 }
 
 /// Faults without a number, as written on the command line.
-const NAMES: [(&str, Fault); 15] = [
+const NAMES: [(&str, Fault); 18] = [
     ("none", Fault::None),
     ("reset", Fault::Reset),
     ("reset-stream", Fault::ResetStream),
@@ -64,9 +83,13 @@ const NAMES: [(&str, Fault); 15] = [
     ("gzip-bomb", Fault::GzipBomb),
     ("empty", Fault::Empty),
     ("goaway", Fault::GoAway),
+    ("wrong-name", Fault::WrongName),
+    ("expired", Fault::Expired),
+    ("handshake-stall", Fault::HandshakeStall),
 ];
 const STATUS: &str = "status";
 const LATE: &str = "late:";
+const HANDSHAKE_LATE: &str = "handshake-late:";
 const SLOW: &str = "slow:";
 
 impl Fault {
@@ -100,11 +123,15 @@ impl Fault {
             | Self::Slow(_)
             | Self::Redirect
             | Self::GzipBomb
-            | Self::Empty => false,
+            | Self::Empty
+            | Self::WrongName
+            | Self::Expired
+            | Self::HandshakeStall
+            | Self::HandshakeLate(_) => false,
         }
     }
 
-    /// As a number: the kind in the low byte (an index into `NAMES`, or one of the three after it), its own
+    /// As a number: the kind in the low byte (an index into `NAMES`, or one of the four after it), its own
     /// number above. No fault is 0.
     pub(crate) fn encode(self) -> u64 {
         let kind = NAMES
@@ -115,6 +142,7 @@ impl Fault {
             Self::Status(status) => kind | u64::from(status) << 8,
             Self::Late(ms) => (kind + 1) | u64::from(ms) << 8,
             Self::Slow(times) => (kind + 2) | u64::from(times) << 8,
+            Self::HandshakeLate(ms) => (kind + 3) | u64::from(ms) << 8,
             _ => kind,
         }
     }
@@ -128,7 +156,8 @@ impl Fault {
             Some((_, fault)) => *fault,
             None if kind == NAMES.len() => Self::Status(u16::from_le_bytes([n0, n1])),
             None if kind == NAMES.len() + 1 => Self::Late(number),
-            None => Self::Slow(number),
+            None if kind == NAMES.len() + 2 => Self::Slow(number),
+            None => Self::HandshakeLate(number),
         }
     }
 }
@@ -141,10 +170,10 @@ impl FromStr for Fault {
             return Ok(*fault);
         }
         if let Some(ms) = text.strip_prefix(LATE) {
-            return ms
-                .parse()
-                .map(Self::Late)
-                .map_err(|_| format!("`{ms}` is not a number of milliseconds"));
+            return milliseconds(ms).map(Self::Late);
+        }
+        if let Some(ms) = text.strip_prefix(HANDSHAKE_LATE) {
+            return milliseconds(ms).map(Self::HandshakeLate);
         }
         if let Some(times) = text.strip_prefix(SLOW) {
             return times
@@ -160,10 +189,16 @@ impl FromStr for Fault {
         }
         let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
         Err(format!(
-            "unknown fault `{text}`: expected {}, {LATE}MS, {SLOW}TIMES or {STATUS}NNN",
+            "unknown fault `{text}`: expected {}, {LATE}MS, {SLOW}TIMES, {HANDSHAKE_LATE}MS or {STATUS}NNN",
             names.join(", ")
         ))
     }
+}
+
+fn milliseconds(digits: &str) -> Result<u32, String> {
+    digits
+        .parse()
+        .map_err(|_| format!("`{digits}` is not a number of milliseconds"))
 }
 
 impl fmt::Display for Fault {
@@ -171,6 +206,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Late(ms) => write!(f, "{LATE}{ms}"),
             Self::Slow(times) => write!(f, "{SLOW}{times}"),
+            Self::HandshakeLate(ms) => write!(f, "{HANDSHAKE_LATE}{ms}"),
             Self::Status(status) => write!(f, "{STATUS}{status}"),
             named => f.write_str(
                 NAMES
@@ -245,6 +281,7 @@ mod tests {
             Fault::Late(u32::MAX),
             Fault::Slow(10),
             Fault::Slow(u32::MAX),
+            Fault::HandshakeLate(u32::MAX),
         ];
         for fault in NAMES.iter().map(|(_, fault)| *fault).chain(numbered) {
             assert_eq!(fault.to_string().parse::<Fault>()?, fault);

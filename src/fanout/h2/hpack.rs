@@ -242,7 +242,12 @@ impl RequestBlock {
     /// The block for `dsp`.
     #[must_use]
     pub fn new(dsp: &DspOptions) -> Self {
-        let mut block = vec![0x80 | METHOD_POST, 0x80 | SCHEME_HTTP];
+        let scheme = if dsp.tls.is_some() {
+            SCHEME_HTTPS
+        } else {
+            SCHEME_HTTP
+        };
+        let mut block = vec![0x80 | METHOD_POST, 0x80 | scheme];
         let agent = concat!("corebid/", env!("CARGO_PKG_VERSION"));
         literal(&mut block, PATH, dsp.target.path.as_bytes());
         literal(&mut block, AUTHORITY, dsp.target.authority.as_bytes());
@@ -301,6 +306,7 @@ const AUTHORITY: u8 = 1;
 const METHOD_POST: u8 = 3;
 const PATH: u8 = 4;
 const SCHEME_HTTP: u8 = 6;
+const SCHEME_HTTPS: u8 = 7;
 const ACCEPT_ENCODING: u8 = 16;
 const CONTENT_ENCODING: u8 = 26;
 const CONTENT_LENGTH: u8 = 28;
@@ -561,6 +567,12 @@ mod tests {
                 "content-length=1300",
             ]
         );
+        let secure = DspOptions {
+            tls: Some(crate::fanout::tests::tls()),
+            ..dsp
+        };
+        let block = RequestBlock::new(&secure);
+        assert_eq!(fields(block.bytes()).unwrap()[1], ":scheme=https");
         let longest = RequestBlock::end(usize::MAX, &mut [0; 23]).to_vec();
         assert_eq!(
             fields(&longest).unwrap(),

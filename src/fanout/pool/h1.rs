@@ -1,20 +1,29 @@
 //! HTTP/1.1 on the pool's connections: one call at a time on each, written at once.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::{Alive, Connections, Dsp, Fate, Pool, PoolLimits, Token, Wire};
+use super::{Age, Alive, Connections, Dsp, Fate, Pool, PoolLimits, Token, Wire};
 use crate::clock::Instant;
 use crate::fanout::dsp::DspOptions;
 use crate::fanout::gatherings::{Gatherings, Ticket};
 use crate::fanout::h1::{Head, RequestHead, ResponseReader};
 use crate::fanout::{CallFailure, Outgoing, Reply};
-use crate::net::{Progress, Socket};
+use crate::net::{Channel, Progress};
+
+/// So long after it came up nobody closes a connection for being idle: a call that met one that was closed is not to
+/// meet another.
+const NEW_FOR: Duration = Duration::from_millis(100);
 
 pub(super) struct DspSide {
     head: RequestHead,
     /// The most recently used last, and used first: the others may grow old and be closed. May name connections
-    /// that are gone; a new one is opened only when the list is empty, so it stays as short as the pool.
-    idle: RefCell<Vec<Token>>,
+    /// that are gone, until the next sweep.
+    pub(super) idle: RefCell<Vec<Token>>,
+    /// Connections that no call waits for and that are not up yet, the oldest first; calls that find none idle take
+    /// them. May name others, as above.
+    pub(super) opening: RefCell<VecDeque<Token>>,
 }
 
 /// The call on one connection, if it has one.
@@ -32,8 +41,10 @@ pub(super) struct Exchange {
 struct CallUnderWay {
     ticket: Ticket,
     due_at: Instant,
-    /// The connection had carried a call before this one.
+    /// The connection was up before this call.
     reused: bool,
+    /// Has failed once already.
+    is_retry: bool,
     answer_begun: bool,
 }
 
@@ -42,6 +53,7 @@ impl DspSide {
         Self {
             head: RequestHead::new(options),
             idle: RefCell::default(),
+            opening: RefCell::default(),
         }
     }
 }
@@ -50,35 +62,54 @@ impl Pool {
     pub(super) fn start_http1(
         &self,
         dsp: &Dsp,
-        side: &DspSide,
         outgoing: Outgoing<'_>,
         ticket: Ticket,
         now: Instant,
     ) -> Result<(), CallFailure> {
         let mut head = self.head.borrow_mut();
+        let side = &dsp.http1;
         side.head.write(outgoing.body.len(), &mut head);
         let mut call = CallUnderWay {
             ticket,
             due_at: outgoing.due_at,
             reused: true,
+            is_retry: outgoing.fresh,
             answer_begun: false,
         };
-        if !outgoing.fresh && self.send_on_idle(side, call, &head, outgoing.body, now) {
+        if self.send_on_idle(side, call, &head, outgoing.body, now) {
             return Ok(());
         }
         call.reused = false;
+        let unsent = [&head, outgoing.body].concat();
+        let Some(unsent) = self.wait_for_one_opening(side, call, unsent) else {
+            return Ok(());
+        };
         let exchange = || Exchange {
-            distrusted: false,
             call: Some(call),
-            reader: ResponseReader::default(),
-            body: self.gatherings.buffer(),
-            unsent: [&head, outgoing.body].concat(),
+            unsent,
+            ..Exchange::free(&self.gatherings)
         };
         self.open(dsp, now, || Wire::Http1(exchange()))?;
         Ok(())
     }
 
-    /// Sends on an idle connection; false when there is none left that works.
+    /// Gives the call to a connection that is not up yet and has none; gives the request back when there is no such.
+    fn wait_for_one_opening(&self, side: &DspSide, call: CallUnderWay, unsent: Vec<u8>) -> Option<Vec<u8>> {
+        let mut connections = self.connections.borrow_mut();
+        while let Some(token) = side.opening.borrow_mut().pop_front() {
+            let Some(Wire::Http1(exchange)) = connections.alive(token).map(|c| &mut c.wire) else {
+                continue;
+            };
+            if exchange.is_free() {
+                (exchange.call, exchange.unsent) = (Some(call), unsent);
+                return None;
+            }
+        }
+        Some(unsent)
+    }
+
+    /// Sends on an idle connection; false when there is none left that works. A retry takes only one that is as good as
+    /// new.
     fn send_on_idle(
         &self,
         side: &DspSide,
@@ -95,12 +126,16 @@ impl Pool {
             let Some(connection) = connections.alive(token) else {
                 continue;
             };
+            if call.is_retry && (connection.has_answered || now.since(connection.since) > NEW_FOR) {
+                side.idle.borrow_mut().push(token);
+                return false;
+            }
             let Wire::Http1(exchange) = &mut connection.wire else {
                 continue;
             };
             exchange.call = Some(call);
             connection.since = now;
-            if exchange.send(&connection.socket, head, body).is_ok() {
+            if exchange.send(&mut connection.channel, head, body).is_ok() {
                 return true;
             }
             exchange.call = None;
@@ -144,18 +179,19 @@ impl Pool {
         };
         let token = Token::new(index, connection.generation);
         let dsp = &self.dsps[connection.dsp];
-        let (Wire::Http1(exchange), super::Side::Http1(side)) = (&mut connection.wire, &dsp.side) else {
+        let Wire::Http1(exchange) = &mut connection.wire else {
             return Fate::Closes;
         };
         let body = std::mem::replace(&mut exchange.body, self.gatherings.buffer());
         // An answer before the request was sent whole: what is left of the request would be read as another one.
-        let out_of_step = left_over || !exchange.unsent.is_empty();
+        let out_of_step = left_over || !exchange.unsent.is_empty() || connection.channel.has_unsent();
         let lives = head.keep_alive && !out_of_step && !exchange.distrusted;
         let call = exchange.call.take();
         connection.since = now;
+        connection.has_answered = true;
         drop(connections);
         if lives {
-            side.idle.borrow_mut().push(token);
+            dsp.http1.idle.borrow_mut().push(token);
         } else {
             self.close(index, CallFailure::Lost, now);
         }
@@ -186,19 +222,40 @@ impl Pool {
     pub(super) fn fail_http1(&self, dsp: &Dsp, exchange: Exchange, reason: CallFailure, now: Instant) {
         self.gatherings.recycle(exchange.body);
         let Some(call) = exchange.call else { return };
-        let went_stale = reason == CallFailure::Lost && call.reused && !call.answer_begun;
-        let reason = if went_stale { CallFailure::Stale } else { reason };
+        let went_stale =
+            reason == CallFailure::Stale || reason == CallFailure::Lost && call.reused && !call.answer_begun;
+        // There is one retry.
+        let reason = match (went_stale, call.is_retry) {
+            (true, false) => CallFailure::Stale,
+            (true, true) => CallFailure::Lost,
+            (false, _) => reason,
+        };
         self.complete(dsp.id, call.ticket, call.due_at, Err(reason), now);
     }
 }
 
 impl Exchange {
-    pub(super) fn too_old(&self, since: Instant, now: Instant, limits: &PoolLimits) -> Option<CallFailure> {
-        let too_old = match self.call {
-            Some(call) => now > call.due_at.after(limits.late_drain),
-            None => now.since(since) > limits.idle_timeout,
-        };
-        too_old.then_some(CallFailure::Timeout)
+    /// Without a call.
+    pub(super) fn free(gatherings: &Gatherings) -> Self {
+        Self {
+            distrusted: false,
+            call: None,
+            reader: ResponseReader::default(),
+            body: gatherings.buffer(),
+            unsent: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_free(&self) -> bool {
+        self.call.is_none()
+    }
+
+    pub(super) fn age(&self, since: Instant, now: Instant, limits: &PoolLimits) -> Age {
+        match self.call {
+            Some(call) if now > call.due_at.after(limits.late_drain) => Age::Overdue(CallFailure::Timeout),
+            None if now.since(since) > limits.idle_timeout => Age::Worn,
+            _ => Age::Good,
+        }
     }
 
     pub(super) fn place_in<'a>(&self, count: &'a mut Connections, gatherings: &Gatherings) -> &'a mut usize {
@@ -216,8 +273,8 @@ impl Exchange {
     }
 
     /// Sends a request, keeping what the kernel does not take for [`Self::flush`].
-    fn send(&mut self, socket: &Socket, head: &[u8], body: &[u8]) -> std::io::Result<()> {
-        let sent = match socket.send(head, body)? {
+    fn send(&mut self, channel: &mut Channel, head: &[u8], body: &[u8]) -> std::io::Result<()> {
+        let sent = match channel.send(head, body)? {
             Progress::Moved(count) => count,
             Progress::WouldBlock => 0,
         };
@@ -229,9 +286,9 @@ impl Exchange {
         Ok(())
     }
 
-    pub(super) fn flush(&mut self, socket: &Socket) -> std::io::Result<()> {
+    pub(super) fn flush(&mut self, channel: &mut Channel) -> std::io::Result<()> {
         while !self.unsent.is_empty() {
-            match socket.send(&self.unsent, &[])? {
+            match channel.send(&self.unsent, &[])? {
                 Progress::Moved(count) => drop(self.unsent.drain(..count)),
                 Progress::WouldBlock => return Ok(()),
             }

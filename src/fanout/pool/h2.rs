@@ -3,18 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::{Alive, Connection, Connections, Dsp, Fate, Pool, PoolLimits, Side, Token, Wire};
+use super::{Age, Alive, Connection, Connections, Dsp, Fate, Phase, Pool, PoolLimits, Token, Wire};
 use crate::clock::Instant;
 use crate::fanout::dsp::DspOptions;
 use crate::fanout::gatherings::Ticket;
 use crate::fanout::h2::{ClientConnection, Event, Head, Refused, RequestBlock};
 use crate::fanout::{CallFailure, Outgoing, Reply};
-use crate::net::{Progress, Socket};
+use crate::net::{Channel, Progress};
 
 pub(super) struct DspSide {
     block: RequestBlock,
     /// Connections that take calls, the oldest first; the first with room is used, so that as few as possible are.
-    takes_calls: RefCell<Vec<Token>>,
+    pub(super) takes_calls: RefCell<Vec<Token>>,
     /// Connections that take no more calls and wait for the end of those they have. They do not count as open, so
     /// that a DSP which says GOAWAY can be asked on; but there may be no more of them than of open ones.
     retired: Cell<usize>,
@@ -73,11 +73,11 @@ impl Pool {
     pub(super) fn start_http2(
         &self,
         dsp: &Dsp,
-        side: &DspSide,
         outgoing: Outgoing<'_>,
         ticket: Ticket,
         now: Instant,
     ) -> Result<(), CallFailure> {
+        let side = &dsp.http2;
         let start = |token| self.start_on(token, &side.block, outgoing, ticket);
         let mut used_up = None;
         let started = side.takes_calls.borrow().iter().any(|token| {
@@ -92,7 +92,7 @@ impl Pool {
             side.strike_off(dsp, token);
         }
         if !started {
-            start(self.converse(dsp, side, now)?).map_err(|_| CallFailure::Throttled)?;
+            start(self.converse(dsp, now)?).map_err(|_| CallFailure::Throttled)?;
         }
         Ok(())
     }
@@ -137,19 +137,22 @@ impl Pool {
     }
 
     /// Opens a connection; calls can be started on it at once.
-    fn converse(&self, dsp: &Dsp, side: &DspSide, now: Instant) -> Result<Token, CallFailure> {
-        if side.retired.get() > dsp.connections_max {
+    pub(super) fn converse(&self, dsp: &Dsp, now: Instant) -> Result<Token, CallFailure> {
+        if dsp.http2.retired.get() > dsp.connections_max {
             return Err(CallFailure::Throttled);
         }
-        let conversation = || Conversation {
+        let token = self.open(dsp, now, || Wire::Http2(Box::new(self.conversation(now))))?;
+        dsp.http2.takes_calls.borrow_mut().push(token);
+        Ok(token)
+    }
+
+    pub(super) fn conversation(&self, now: Instant) -> Conversation {
+        Conversation {
             http: ClientConnection::new(self.limits.response_bytes_max),
             is_listed: false,
             heard_at: now,
             pinged_at: None,
-        };
-        let token = self.open(dsp, now, || Wire::Http2(Box::new(conversation())))?;
-        side.takes_calls.borrow_mut().push(token);
-        Ok(token)
+        }
     }
 
     /// Has the connection's output sent with the next flush.
@@ -188,15 +191,16 @@ impl Pool {
             }),
         });
         (conversation.heard_at, conversation.pinged_at) = (now, None);
+        connection.has_answered |= !ended.is_empty();
         self.wants_flush(token, conversation);
         let is_free = conversation.http.calls() == 0;
-        if is_free {
+        if is_free && !ended.is_empty() {
             connection.since = now;
         }
         let is_retired = conversation.http.is_retired();
         drop(connections);
-        if let (true, Side::Http2(side)) = (is_retired, &dsp.side) {
-            side.strike_off(dsp, token);
+        if is_retired {
+            dsp.http2.strike_off(dsp, token);
         }
         let failure = match result {
             Err(violation) => Some(CallFailure::Protocol(violation.why)),
@@ -239,14 +243,29 @@ impl Pool {
         dsp: &Dsp,
         token: Token,
         mut conversation: Conversation,
-        socket: &Socket,
+        channel: &mut Channel,
         reason: CallFailure,
         now: Instant,
     ) {
-        if let Side::Http2(side) = &dsp.side {
-            side.strike_off(dsp, token);
-            side.retired.set(side.retired.get() - 1);
+        dsp.http2.strike_off(dsp, token);
+        dsp.http2.retired.set(dsp.http2.retired.get() - 1);
+        if reason != CallFailure::Unreachable {
+            conversation.http.say_goodbye();
+            // Out of courtesy: it may be gone already, or take nothing.
+            let _unheard = conversation.flush(channel);
         }
+        self.fail_calls(dsp, token, conversation, reason, now);
+    }
+
+    /// Ends all calls of a conversation for `reason`.
+    pub(super) fn fail_calls(
+        &self,
+        dsp: &Dsp,
+        token: Token,
+        mut conversation: Conversation,
+        reason: CallFailure,
+        now: Instant,
+    ) {
         let mut ended = self.ended.take();
         conversation.http.fail_all(|call, unheard| {
             let went_stale = unheard && reason == CallFailure::Lost;
@@ -256,11 +275,6 @@ impl Pool {
                 result: Err(failure),
             });
         });
-        if reason != CallFailure::Unreachable {
-            conversation.http.say_goodbye();
-            // Out of courtesy: it may be gone already, or take nothing.
-            let _unheard = conversation.flush(socket);
-        }
         self.complete_all(dsp, token, ended, now);
     }
 }
@@ -271,21 +285,25 @@ impl Connection {
     fn try_writing(&mut self) -> bool {
         let untried = matches!(&self.wire, Wire::Http2(conversation) if conversation.is_listed);
         // A connection that is broken fails again when it is flushed, and is closed then.
-        !self.connecting && untried && self.flush().is_ok()
+        self.phase == Phase::Open && untried && self.flush().is_ok()
     }
 }
 
 impl Conversation {
     /// Gives up calls that are long over, and tells when the whole connection is to be closed.
-    pub(super) fn too_old(
+    pub(super) fn age(
         &mut self,
         since: Instant,
         now: Instant,
         limits: &PoolLimits,
         given_up: &mut Vec<Ended>,
-    ) -> Option<CallFailure> {
+    ) -> Age {
         if self.http.calls() == 0 {
-            return (now.since(since) > limits.idle_timeout).then_some(CallFailure::Timeout);
+            return if now.since(since) > limits.idle_timeout {
+                Age::Worn
+            } else {
+                Age::Good
+            };
         }
         // Calls are started in the order of their ids and are due in nearly that order, so the oldest tell.
         let mut overdue = false;
@@ -300,16 +318,20 @@ impl Conversation {
         }
         // A DSP that stalls costs its calls. One that is gone without a word would cost every call from now on.
         match self.pinged_at {
-            Some(pinged_at) if now.since(pinged_at) > limits.late_drain => Some(CallFailure::Lost),
-            Some(_) => None,
+            Some(pinged_at) if now.since(pinged_at) > limits.late_drain => Age::Overdue(CallFailure::Lost),
+            Some(_) => Age::Good,
             None => {
                 if overdue && now.since(self.heard_at) > limits.late_drain {
                     self.http.ping();
                     self.pinged_at = Some(now);
                 }
-                None
+                Age::Good
             }
         }
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.http.is_retired()
     }
 
     pub(super) fn place_in<'a>(&self, count: &'a mut Connections) -> &'a mut usize {
@@ -325,10 +347,10 @@ impl Conversation {
         self.http.output().is_empty()
     }
 
-    pub(super) fn flush(&mut self, socket: &Socket) -> std::io::Result<()> {
+    pub(super) fn flush(&mut self, channel: &mut Channel) -> std::io::Result<()> {
         self.is_listed = false;
         while !self.http.output().is_empty() {
-            match socket.send(self.http.output(), &[])? {
+            match channel.send(self.http.output(), &[])? {
                 Progress::Moved(count) => self.http.wrote(count),
                 Progress::WouldBlock => return Ok(()),
             }

@@ -1,5 +1,6 @@
-//! Connections of one shard to its DSPs: opened as calls need them, driven by the shard's readiness set, closed when
-//! they are of no more use. What is said on them is in [`h1`] (one call at a time on each) and [`h2`] (all at once).
+//! Connections of one shard to its DSPs: opened before calls need them ([`warm`]) or as they do ([`opening`]), driven by
+//! the shard's readiness set, closed when they are of no more use. What is said on them is in [`h1`] (one call at a
+//! time on each) and [`h2`] (all at once).
 //!
 //! A call that ran out of time does not cost its connection: the late answer is read, counted and dropped. A
 //! connection is closed when the rest takes too long, when anything comes that was not asked for, and whenever two
@@ -7,10 +8,11 @@
 
 mod h1;
 mod h2;
+mod opening;
+mod warm;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,7 +23,9 @@ use super::gatherings::{Gatherings, Ticket};
 use super::{CallFailure, Observer, Outgoing, Reply, Transport};
 use crate::clock::Instant;
 use crate::net::gzip::gunzip;
-use crate::net::{Interest, Progress, Readiness, Ready, Socket};
+use crate::net::tls::{Failure, Scratch, TlsClient};
+use crate::net::{Channel, Readiness, Ready, Received};
+use warm::Warmth;
 
 /// Read from a socket at once: most answers are below 2 kB, and the largest allowed one takes a few turns.
 const READ_BYTES: usize = 64 << 10;
@@ -38,9 +42,13 @@ pub struct PoolLimits {
     /// A connect that takes longer has failed. Far above any deadline: the call that opened the connection is given
     /// up in its own time, the connection may still serve the next.
     pub connect_timeout: Duration,
+    /// A TLS handshake that takes longer has failed: three round trips to the other side of the world, and a DSP that
+    /// has a third of a second for them.
+    pub handshake_timeout: Duration,
     /// How long after its time a late answer is still waited for before its connection is closed.
     pub late_drain: Duration,
-    /// An unused connection is closed after this, before the DSP's own timeout (60 s is common) does it under us.
+    /// An unused connection is closed after this, before the DSP's own timeout (60 s is common) does it under us. One
+    /// that is to be kept warm is replaced first.
     pub idle_timeout: Duration,
 }
 
@@ -49,6 +57,7 @@ impl Default for PoolLimits {
         Self {
             response_bytes_max: 256 << 10,
             connect_timeout: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(1),
             late_drain: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(50),
         }
@@ -58,7 +67,7 @@ impl Default for PoolLimits {
 /// How many connections to a DSP are in which state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Waiting for the handshake.
+    /// Not up yet: waiting for the connect, with TLS for the handshake.
     pub connecting: usize,
     /// With calls that somebody waits for (HTTP/2: with calls).
     pub busy: usize,
@@ -91,27 +100,58 @@ pub struct Pool {
 struct Dsp {
     id: DspId,
     address: SocketAddr,
+    tls: Option<TlsClient>,
     gzip: bool,
     connections_max: usize,
     /// Connections that take calls or will take some again.
     open: Cell<usize>,
-    side: Side,
+    /// Of these, those that are not up yet.
+    opening: Cell<usize>,
+    /// As configured.
+    protocol: Protocol,
+    /// What calls are prepared for. Where the DSP picks, what it picked last; until it has, HTTP/2, because then all
+    /// calls wait for one connection and not each for its own.
+    speaks: Cell<Speaks>,
+    http1: h1::DspSide,
+    http2: h2::DspSide,
+    warmth: Warmth,
 }
 
-/// What a DSP's calls need, by protocol.
-enum Side {
-    Http1(h1::DspSide),
-    Http2(h2::DspSide),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Speaks {
+    Http1,
+    Http2,
 }
 
 struct Connection {
     generation: u32,
     dsp: usize,
-    socket: Socket,
-    connecting: bool,
-    /// When it was opened, was last given a call (HTTP/1.1) or became free.
+    channel: Channel,
+    phase: Phase,
+    /// Since when it is in this phase; once open, when it was last given a call (HTTP/1.1) or became free.
     since: Instant,
+    opened_at: Instant,
+    has_answered: bool,
     wire: Wire,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Connecting,
+    /// TLS only.
+    Handshaking,
+    /// Calls can be sent.
+    Open,
+}
+
+/// What a sweep finds.
+enum Age {
+    Good,
+    /// Idle for too long.
+    Worn,
+    /// To be closed for this.
+    Overdue(CallFailure),
 }
 
 /// What is said on a connection, by protocol.
@@ -146,7 +186,7 @@ enum Fate {
 }
 
 impl Pool {
-    /// A pool without connections; they are opened as calls need them.
+    /// A pool without connections: [`Self::warm`] opens some, calls what else they need.
     pub fn new(
         dsps: &[DspOptions],
         limits: PoolLimits,
@@ -154,16 +194,23 @@ impl Pool {
         gatherings: Rc<Gatherings>,
         observer: Rc<dyn Observer>,
     ) -> Self {
+        let scratch = Rc::new(Scratch::default());
         let dsp = |(index, options): (usize, &DspOptions)| Dsp {
             id: DspId(u16::try_from(index).unwrap_or(u16::MAX)),
             address: options.target.address,
+            tls: options.tls.as_ref().map(|tls| TlsClient::new(tls, &scratch)),
             gzip: options.gzip,
             connections_max: options.connections_max,
             open: Cell::new(0),
-            side: match options.protocol {
-                Protocol::Http1 => Side::Http1(h1::DspSide::new(options)),
-                Protocol::Http2 => Side::Http2(h2::DspSide::new(options)),
-            },
+            opening: Cell::new(0),
+            protocol: options.protocol,
+            speaks: Cell::new(match (options.protocol, &options.tls) {
+                (Protocol::Http1, _) | (Protocol::Negotiated, None) => Speaks::Http1,
+                (Protocol::Http2, _) | (Protocol::Negotiated, Some(_)) => Speaks::Http2,
+            }),
+            http1: h1::DspSide::new(options),
+            http2: h2::DspSide::new(options),
+            warmth: Warmth::new(options.connections_warm),
         };
         Self {
             dsps: dsps.iter().enumerate().map(dsp).collect(),
@@ -224,7 +271,7 @@ impl Pool {
             let sent = {
                 let mut connections = self.connections.borrow_mut();
                 match connections.alive(token) {
-                    Some(connection) if !connection.connecting => connection.flush(),
+                    Some(connection) if connection.phase == Phase::Open => connection.flush(),
                     _ => Ok(()),
                 }
             };
@@ -243,29 +290,46 @@ impl Pool {
 
     /// Closes what has grown too old. To be called about once a second.
     pub fn sweep(&self, now: Instant) {
-        let (mut old, mut given_up) = (Vec::new(), Vec::new());
+        let (mut old, mut given_up, mut stalled) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut worn, mut sound) = (Vec::new(), vec![0; self.dsps.len()]);
         for (index, connection) in self.connections.borrow_mut().iter_mut() {
-            let too_old = match &mut connection.wire {
-                _ if connection.connecting => (now.since(connection.since) > self.limits.connect_timeout)
-                    .then_some(CallFailure::Unreachable),
-                Wire::Http1(exchange) => exchange.too_old(connection.since, now, &self.limits),
-                Wire::Http2(conversation) => {
-                    let token = Token::new(index, connection.generation);
+            let token = Token::new(index, connection.generation);
+            let age = now.since(connection.since);
+            let found = match (&mut connection.wire, connection.phase) {
+                (_, Phase::Connecting) if age > self.limits.connect_timeout => {
+                    Age::Overdue(CallFailure::Unreachable)
+                }
+                (_, Phase::Handshaking) if age > self.limits.handshake_timeout => {
+                    stalled.push(token);
+                    continue;
+                }
+                (_, Phase::Connecting | Phase::Handshaking) => continue,
+                (Wire::Http1(exchange), Phase::Open) => exchange.age(connection.since, now, &self.limits),
+                (Wire::Http2(conversation), Phase::Open) => {
                     let mut calls = Vec::new();
-                    let too_old = conversation.too_old(connection.since, now, &self.limits, &mut calls);
+                    let found = conversation.age(connection.since, now, &self.limits, &mut calls);
                     self.wants_flush(token, conversation);
                     given_up.push((connection.dsp, token, calls));
-                    too_old
+                    found
                 }
             };
-            old.extend(too_old.map(|reason| (index, reason)));
+            match found {
+                Age::Good if connection.takes_calls() => sound[connection.dsp] += 1,
+                Age::Good => {}
+                Age::Worn => worn.push((connection.dsp, index)),
+                Age::Overdue(reason) => old.push((index, reason)),
+            }
         }
         for (dsp, token, calls) in given_up {
             self.complete_all(&self.dsps[dsp], token, calls, now);
         }
+        for token in stalled {
+            self.fail_handshake(token, Failure::Timeout, &"it takes too long", now);
+        }
         for (index, reason) in old {
             self.close(index, reason, now);
         }
+        self.renew(&worn, &sound, now);
     }
 
     /// The state of every DSP's connections, by [`DspId`].
@@ -275,7 +339,7 @@ impl Pool {
         for (_, connection) in self.connections.borrow().iter() {
             let count = &mut counts[connection.dsp];
             let place = match &connection.wire {
-                _ if connection.connecting => &mut count.connecting,
+                _ if connection.phase != Phase::Open => &mut count.connecting,
                 Wire::Http1(exchange) => exchange.place_in(count, &self.gatherings),
                 Wire::Http2(conversation) => conversation.place_in(count),
             };
@@ -283,49 +347,18 @@ impl Pool {
         }
     }
 
-    /// Connects to a DSP; what is said on the connection is sent when that has succeeded.
-    fn open(&self, dsp: &Dsp, now: Instant, wire: impl FnOnce() -> Wire) -> Result<Token, CallFailure> {
-        if dsp.open.get() >= dsp.connections_max {
-            return Err(CallFailure::Throttled);
-        }
-        let socket = Socket::connect(dsp.address).map_err(|_| CallFailure::Unreachable)?;
-        // The highest bit of a token is the readiness set's.
-        self.generation.set((self.generation.get() + 1) & (u32::MAX >> 1));
-        let generation = self.generation.get();
-        let mut connections = self.connections.borrow_mut();
-        let entry = connections.vacant_entry();
-        let token = Token::new(entry.key(), generation);
-        self.readiness
-            .watch(socket.as_fd(), token.0, Interest::ReadWrite)
-            .map_err(|_| CallFailure::Unreachable)?;
-        entry.insert(Connection {
-            generation,
-            dsp: dsp.id.index(),
-            socket,
-            connecting: true,
-            since: now,
-            wire: wire(),
-        });
-        dsp.open.set(dsp.open.get() + 1);
-        Ok(token)
-    }
-
     fn on_ready(&self, token: Token, ready: Ready, now: Instant) {
-        let index = token.index();
         let mut connections = self.connections.borrow_mut();
         let Some(connection) = connections.alive(token) else {
             return;
         };
-        if connection.connecting && (ready.writable || ready.closing) {
-            if connection.socket.connected().is_err() {
-                drop(connections);
-                return self.close(index, CallFailure::Unreachable, now);
-            }
-            connection.connecting = false;
+        if connection.phase != Phase::Open {
+            drop(connections);
+            return self.bring_up(token, ready, now);
         }
         if ready.writable && connection.flush().is_err() {
             drop(connections);
-            return self.close(index, CallFailure::Lost, now);
+            return self.close(token.index(), CallFailure::Lost, now);
         }
         drop(connections);
         if ready.readable {
@@ -342,27 +375,28 @@ impl Pool {
                     return;
                 };
                 let speaks = match connection.wire {
-                    Wire::Http1(_) => Protocol::Http1,
-                    Wire::Http2(_) => Protocol::Http2,
+                    Wire::Http1(_) => Speaks::Http1,
+                    Wire::Http2(_) => Speaks::Http2,
                 };
-                (connection.socket.receive(&mut scratch), speaks)
+                (connection.channel.receive(&mut scratch), speaks)
             };
             match received {
-                Ok(Progress::WouldBlock) => return,
-                Ok(Progress::Moved(0)) => return self.on_end(token.index(), now),
-                Err(_) => return self.close(token.index(), CallFailure::Lost, now),
-                Ok(Progress::Moved(count)) => {
+                Ok(Received::WouldBlock) => return,
+                Ok(Received::End) => return self.on_end(token.index(), now),
+                Err(error) => return self.broke(token, &error, now),
+                Ok(Received::Bytes { count, drained }) => {
                     let bytes = &scratch[..count];
                     let fate = match speaks {
-                        Protocol::Http1 => self.on_http1_bytes(token.index(), bytes, now),
-                        Protocol::Http2 => self.on_http2_bytes(token, bytes, now),
+                        _ if bytes.is_empty() => Fate::Lives,
+                        Speaks::Http1 => self.on_http1_bytes(token.index(), bytes, now),
+                        Speaks::Http2 => self.on_http2_bytes(token, bytes, now),
                     };
                     if fate == Fate::Closes {
                         return;
                     }
-                    // Edge-triggered: fewer bytes than asked for means that there are no more, and new ones make a
-                    // new event. After the peer's end there will be no more events, so read until it shows.
-                    if count < scratch.len() && !closing {
+                    // Edge-triggered: when there were no more bytes, new ones make a new event. After the peer's end
+                    // there will be no more events, so read until it shows.
+                    if drained && !closing {
                         return;
                     }
                 }
@@ -402,15 +436,22 @@ impl Pool {
         };
         let dsp = &self.dsps[connection.dsp];
         let token = Token::new(index, connection.generation);
+        if connection.phase != Phase::Open {
+            dsp.opening.set(dsp.opening.get() - 1);
+        }
+        dsp.warmth
+            .ended(connection.opened_at, connection.has_answered, now);
+        let mut channel = connection.channel;
         match connection.wire {
             Wire::Http1(exchange) => {
                 dsp.open.set(dsp.open.get() - 1);
                 self.fail_http1(dsp, exchange, reason, now);
             }
             Wire::Http2(conversation) => {
-                self.fail_http2(dsp, token, *conversation, &connection.socket, reason, now);
+                self.fail_http2(dsp, token, *conversation, &mut channel, reason, now);
             }
         }
+        channel.goodbye();
     }
 
     fn complete(
@@ -443,9 +484,9 @@ impl Transport for Pool {
     fn start(&self, outgoing: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
         let dsp = &self.dsps[outgoing.dsp.index()];
         self.calls_started.set(self.calls_started.get().wrapping_add(1));
-        match &dsp.side {
-            Side::Http1(side) => self.start_http1(dsp, side, outgoing, ticket, now),
-            Side::Http2(side) => self.start_http2(dsp, side, outgoing, ticket, now),
+        match dsp.speaks.get() {
+            Speaks::Http1 => self.start_http1(dsp, outgoing, ticket, now),
+            Speaks::Http2 => self.start_http2(dsp, outgoing, ticket, now),
         }
     }
 
@@ -482,11 +523,20 @@ impl Alive for Slab<Connection> {
 }
 
 impl Connection {
+    /// Now or some time.
+    fn takes_calls(&self) -> bool {
+        match &self.wire {
+            Wire::Http1(_) => true,
+            Wire::Http2(conversation) => !conversation.is_retired(),
+        }
+    }
+
     /// Sends what the kernel has not taken yet.
     fn flush(&mut self) -> std::io::Result<()> {
+        self.channel.flush()?;
         match &mut self.wire {
-            Wire::Http1(exchange) => exchange.flush(&self.socket),
-            Wire::Http2(conversation) => conversation.flush(&self.socket),
+            Wire::Http1(exchange) => exchange.flush(&mut self.channel),
+            Wire::Http2(conversation) => conversation.flush(&mut self.channel),
         }
     }
 }
@@ -501,3 +551,9 @@ impl std::fmt::Debug for Pool {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod tls_tests;
+
+#[cfg(test)]
+mod warm_tests;

@@ -14,29 +14,44 @@ use corebid_loadtest::simulated::Profile;
 
 use super::*;
 use crate::clock::{self, Timers};
-use crate::fanout::{Call, Fanout, Target};
+use crate::fanout::{Call, Fanout, Handshake, Target};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What the pool tells.
 #[derive(Default)]
-struct CountsLate(Cell<usize>);
+pub(super) struct Told {
+    late: Cell<usize>,
+    /// "full", "resumed", or why there is no session.
+    pub(super) handshakes: RefCell<Vec<String>>,
+}
 
-impl Observer for CountsLate {
+impl Observer for Told {
     fn late(&self, _dsp: DspId, _late: Duration) {
-        self.0.set(self.0.get() + 1);
+        self.late.set(self.late.get() + 1);
+    }
+
+    fn handshake(&self, _dsp: DspId, handshake: Handshake<'_>) {
+        self.handshakes.borrow_mut().push(match handshake {
+            Handshake::Done { resumed: false, .. } => "full".to_owned(),
+            Handshake::Done { resumed: true, .. } => "resumed".to_owned(),
+            Handshake::Failed { failure, why } => format!("{failure:?}: {why}"),
+        });
     }
 }
 
 /// A shard's fan-out without the shard: turned by the test.
-struct Bench {
-    pool: Rc<Pool>,
+pub(super) struct Bench {
+    pub(super) pool: Rc<Pool>,
     fanout: Fanout<Rc<Pool>>,
     timers: Rc<Timers>,
-    late: Rc<CountsLate>,
+    pub(super) told: Rc<Told>,
+    /// How far the pool's clock is ahead of everybody else's.
+    ahead: Cell<Duration>,
 }
 
-fn dsp(port: u16, protocol: Protocol) -> DspOptions {
+pub(super) fn dsp(port: u16, protocol: Protocol) -> DspOptions {
     DspOptions {
         target: Target {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
@@ -50,12 +65,12 @@ fn dsp(port: u16, protocol: Protocol) -> DspOptions {
 }
 
 impl Bench {
-    fn new(dsps: &[DspOptions], limits: PoolLimits) -> Self {
+    pub(super) fn new(dsps: &[DspOptions], limits: PoolLimits) -> Self {
         let readiness = Rc::new(Readiness::new().unwrap());
         let gatherings = Rc::new(Gatherings::default());
-        let late = Rc::new(CountsLate::default());
+        let told = Rc::new(Told::default());
         let timers = Timers::new(clock::now, |_| ());
-        let observer: Rc<dyn Observer> = late.clone();
+        let observer: Rc<dyn Observer> = told.clone();
         let pool = Rc::new(Pool::new(
             dsps,
             limits,
@@ -68,21 +83,46 @@ impl Bench {
             pool,
             fanout,
             timers,
-            late,
+            told,
+            ahead: Cell::default(),
         }
     }
 
-    fn turn(&self) {
+    pub(super) fn now(&self) -> Instant {
+        clock::now().after(self.ahead.get())
+    }
+
+    /// So much time passes for the pool alone.
+    pub(super) fn skip(&self, time: Duration) {
+        self.ahead.set(self.ahead.get() + time);
+    }
+
+    /// What a shard does for its care, once a second.
+    pub(super) fn sweep(&self) {
+        self.pool.sweep(self.now());
+        self.pool.warm(self.now());
+    }
+
+    /// Waits until the pool is warm.
+    #[track_caller]
+    pub(super) fn warm_up(&self) {
+        self.turn_until(|| {
+            self.pool.warm(self.now());
+            self.pool.is_warm(self.now())
+        });
+    }
+
+    pub(super) fn turn(&self) {
         std::thread::park_timeout(Duration::from_micros(200));
-        let now = clock::now();
+        let now = self.now();
         self.pool.turn(now).unwrap();
-        self.timers.advance(now);
+        self.timers.advance(clock::now());
         self.pool.flush(now);
     }
 
     /// Turns until `done`; panics when that takes too long.
     #[track_caller]
-    fn turn_until(&self, mut done: impl FnMut() -> bool) {
+    pub(super) fn turn_until(&self, mut done: impl FnMut() -> bool) {
         let started = clock::now();
         while !done() {
             assert!(clock::now().since(started) < PATIENCE, "it takes too long");
@@ -92,8 +132,8 @@ impl Bench {
 
     /// One fan-out for each body, all at once, each to all DSPs: what was answered, with how often.
     #[track_caller]
-    fn ask(&self, bodies: &[Vec<u8>], timeout: Duration) -> BTreeMap<String, usize> {
-        let due_at = clock::now().after(timeout);
+    pub(super) fn ask(&self, bodies: &[Vec<u8>], timeout: Duration) -> BTreeMap<String, usize> {
+        let due_at = self.now().after(timeout);
         let dsps = u16::try_from(self.fanout.dsps().len()).unwrap();
         let calls: Vec<Vec<Call<'_>>> = bodies
             .iter()
@@ -137,14 +177,14 @@ impl Bench {
         answers.into_inner()
     }
 
-    fn connections(&self) -> Vec<Connections> {
+    pub(super) fn connections(&self) -> Vec<Connections> {
         let mut counts = Vec::new();
         self.pool.count_connections(&mut counts);
         counts
     }
 }
 
-fn bid_request(number: usize) -> Vec<u8> {
+pub(super) fn bid_request(number: usize) -> Vec<u8> {
     format!(
         r#"{{"id":"r{number}","imp":[{{"id":"1","banner":{{"w":300,"h":250}}}}],"tmax":100,"ext":{{"filler":"{}"}}}}"#,
         "x".repeat(1_200)
@@ -152,7 +192,7 @@ fn bid_request(number: usize) -> Vec<u8> {
     .into_bytes()
 }
 
-fn bid_requests(count: usize) -> Vec<Vec<u8>> {
+pub(super) fn bid_requests(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(bid_request).collect()
 }
 
@@ -171,13 +211,13 @@ fn simulated(count: u16, faults: Vec<(u16, Fault)>) -> Dsps {
     .unwrap()
 }
 
-fn answered(rows: &[(&str, usize)]) -> BTreeMap<String, usize> {
+pub(super) fn answered(rows: &[(&str, usize)]) -> BTreeMap<String, usize> {
     rows.iter()
         .map(|(what, count)| ((*what).to_owned(), *count))
         .collect()
 }
 
-const AMPLE: Duration = Duration::from_secs(10);
+pub(super) const AMPLE: Duration = Duration::from_secs(10);
 
 fn both(ports: &[u16]) -> [(Protocol, Vec<DspOptions>); 2] {
     [Protocol::Http1, Protocol::Http2]
@@ -200,7 +240,7 @@ fn every_call_is_answered_over_either_protocol() {
         let idle: Vec<_> = bench.connections().iter().map(|count| count.idle).collect();
         match protocol {
             Protocol::Http1 => assert_eq!(idle, [50; 5]),
-            Protocol::Http2 => assert_eq!(idle, [1; 5], "all on one connection"),
+            Protocol::Http2 | Protocol::Negotiated => assert_eq!(idle, [1; 5], "all on one connection"),
         }
     }
 }
@@ -222,52 +262,60 @@ fn a_thousand_calls_share_one_connection() {
     );
 }
 
+/// What each costs over HTTP/2.
+pub(super) const FAULTS: [(Fault, &str); 13] = [
+    (Fault::Status(503), "503"),
+    (Fault::ResetStream, LOST),
+    (Fault::Reset, LOST),
+    (Fault::Close, LOST),
+    (Fault::Garbage, "not a valid HTTP response: frame too long"),
+    (Fault::Huge, "answer too large"),
+    (Fault::Redirect, "302"),
+    (Fault::GzipBomb, "bad content encoding"),
+    (Fault::Empty, "200"),
+    (Fault::GoAway, "200"),
+    (Fault::Stall, "timed out"),
+    (Fault::Drip, "timed out"),
+    (Fault::Refuse, "unreachable"),
+];
+pub(super) const LOST: &str = "connection lost";
+
 #[test]
 fn faults_cost_what_they_must_and_the_next_call_is_answered() {
-    let lost = "connection lost";
-    for (fault, says) in [
-        (Fault::Status(503), "503"),
-        (Fault::ResetStream, lost),
-        (Fault::Reset, lost),
-        (Fault::Close, lost),
-        (Fault::Garbage, "not a valid HTTP response: frame too long"),
-        (Fault::Huge, "answer too large"),
-        (Fault::Redirect, "302"),
-        (Fault::GzipBomb, "bad content encoding"),
-        (Fault::Empty, "200"),
-        (Fault::GoAway, "200"),
-        (Fault::Stall, "timed out"),
-        (Fault::Drip, "timed out"),
-        (Fault::Refuse, "unreachable"),
-    ] {
+    for (fault, says) in FAULTS {
         let dsps = simulated(1, vec![]);
         let bench = Bench::new(&[dsp(dsps.ports()[0], Protocol::Http2)], PoolLimits::default());
-        assert_eq!(bench.ask(&bid_requests(3), AMPLE), answered(&[("200", 3)]));
-        dsps.set_fault(0, fault);
-        if fault == Fault::Refuse {
-            // Takes effect when the simulator's loop is woken.
-            bench.turn_until(|| bench.connections()[0] == Connections::default());
-        }
-        let timeout = if says == "timed out" {
-            Duration::from_millis(300)
-        } else {
-            AMPLE
-        };
-        assert_eq!(
-            bench.ask(&bid_requests(1), timeout),
-            answered(&[(says, 1)]),
-            "{fault}"
-        );
-        dsps.set_fault(0, Fault::None);
-        if fault == Fault::Refuse {
-            bench.turn_until(|| bench.ask(&bid_requests(1), AMPLE).contains_key("200"));
-        }
-        assert_eq!(
-            bench.ask(&bid_requests(20), AMPLE),
-            answered(&[("200", 20)]),
-            "after {fault}"
-        );
+        check_fault(&bench, &dsps, fault, says);
     }
+}
+
+/// Three calls, one with the fault, and twenty that are answered again.
+pub(super) fn check_fault(bench: &Bench, dsps: &Dsps, fault: Fault, says: &str) {
+    assert_eq!(bench.ask(&bid_requests(3), AMPLE), answered(&[("200", 3)]));
+    dsps.set_fault(0, fault);
+    if fault == Fault::Refuse {
+        // Takes effect when the simulator's loop is woken.
+        bench.turn_until(|| bench.connections()[0] == Connections::default());
+    }
+    let timeout = if says == "timed out" {
+        Duration::from_millis(300)
+    } else {
+        AMPLE
+    };
+    assert_eq!(
+        bench.ask(&bid_requests(1), timeout),
+        answered(&[(says, 1)]),
+        "{fault}"
+    );
+    dsps.set_fault(0, Fault::None);
+    if fault == Fault::Refuse {
+        bench.turn_until(|| bench.ask(&bid_requests(1), AMPLE).contains_key("200"));
+    }
+    assert_eq!(
+        bench.ask(&bid_requests(20), AMPLE),
+        answered(&[("200", 20)]),
+        "after {fault}"
+    );
 }
 
 #[test]
@@ -301,7 +349,7 @@ fn a_stalled_dsp_times_out_and_its_connection_lives() {
         answered(&[("timed out", 10)])
     );
     assert_eq!(bench.connections()[0].busy, 1);
-    bench.turn_until(|| bench.late.0.get() == 10);
+    bench.turn_until(|| bench.told.late.get() == 10);
     assert_eq!(bench.connections()[0].idle, 1);
     dsps.set_fault(0, Fault::None);
     assert_eq!(bench.ask(&bid_requests(10), AMPLE), answered(&[("200", 10)]));

@@ -1,0 +1,75 @@
+//! Turns what the pool tells into counts, and a DSP's first failed handshake of a kind into a line of the log.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::fanout::{DspId, DspOptions, Handshake, Observer};
+use crate::net::tls::Failure;
+use crate::telemetry::{HandshakeOutcome, Recorder};
+
+/// One shard's.
+pub(super) struct PoolObserver {
+    recorder: Rc<Recorder>,
+    dsps: Vec<Told>,
+}
+
+/// What the log was last told of a DSP.
+struct Told {
+    name: String,
+    failed_by: Cell<Option<Failure>>,
+}
+
+impl PoolObserver {
+    pub(super) fn new(dsps: &[DspOptions], recorder: &Rc<Recorder>) -> Self {
+        let told = |dsp: &DspOptions| Told {
+            name: dsp.name.clone(),
+            failed_by: Cell::new(None),
+        };
+        Self {
+            recorder: Rc::clone(recorder),
+            dsps: dsps.iter().map(told).collect(),
+        }
+    }
+}
+
+impl Observer for PoolObserver {
+    fn late(&self, dsp: DspId, late: Duration) {
+        self.recorder.dsp_late(dsp.index(), nanos(late));
+    }
+
+    fn handshake(&self, dsp: DspId, handshake: Handshake<'_>) {
+        let told = &self.dsps[dsp.index()];
+        let (outcome, took) = match handshake {
+            Handshake::Done { took, resumed: false } => (HandshakeOutcome::Full, took),
+            Handshake::Done { took, resumed: true } => (HandshakeOutcome::Resumed, took),
+            Handshake::Failed { failure, .. } => (counted_as(failure), Duration::ZERO),
+        };
+        self.recorder.dsp_handshake(dsp.index(), outcome, nanos(took));
+        match handshake {
+            // Once for each kind, not for each call: the counter says how often.
+            Handshake::Failed { failure, why } if told.failed_by.replace(Some(failure)) != Some(failure) => {
+                tracing::warn!(dsp = told.name, outcome = outcome.label(), %why, "TLS handshake failed");
+            }
+            // One that is refused afterwards looks done each time.
+            Handshake::Done { .. } if told.failed_by.get() != Some(Failure::Refused) => {
+                told.failed_by.set(None);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn counted_as(failure: Failure) -> HandshakeOutcome {
+    match failure {
+        Failure::Certificate => HandshakeOutcome::Certificate,
+        Failure::Refused => HandshakeOutcome::Refused,
+        Failure::Protocol => HandshakeOutcome::Protocol,
+        Failure::Lost => HandshakeOutcome::Lost,
+        Failure::Timeout => HandshakeOutcome::Timeout,
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
