@@ -289,7 +289,6 @@ proptest! {
     }
 }
 
-/// What holds for every auction, the twin's agreement among it.
 proptest! {
     #[test]
     fn what_is_surely_beaten_never_wins(setting in any_setting(), offers in any_offers()) {
@@ -305,6 +304,7 @@ proptest! {
     }
 }
 
+/// What holds for every auction, the twin's agreement among it.
 fn hold_to_the_laws(setting: &Setting, offers: &[OwnedOffer]) -> Result<(), TestCaseError> {
     setting.with(offers, |imp, offers| {
         let rules = &setting.rules;

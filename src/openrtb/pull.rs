@@ -385,7 +385,7 @@ fn plain_count(body: &[u8], start: usize) -> Option<(u32, usize)> {
     loop {
         match body.get(at) {
             Some(digit @ b'0'..=b'9') if at - start < PLAIN_DIGITS => {
-                count = 10 * count + u32::from(digit - b'0')
+                count = 10 * count + u32::from(digit - b'0');
             }
             Some(b',' | b'}' | b']') => return Some((count, at)),
             _ => return None,
