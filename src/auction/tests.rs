@@ -305,6 +305,7 @@ proptest! {
     }
 }
 
+/// What holds for every auction, the twin's agreement among it.
 fn hold_to_the_laws(setting: &Setting, offers: &[OwnedOffer]) -> Result<(), TestCaseError> {
     setting.with(offers, |imp, offers| {
         let rules = &setting.rules;
