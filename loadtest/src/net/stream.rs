@@ -55,7 +55,7 @@ impl Stream {
 }
 
 impl Read for Stream {
-    /// With TLS, the buffer must have room for more than [`CIPHERTEXT_BYTES`]: what is not taken now is not announced
+    /// With TLS, the buffer must have room for more than `CIPHERTEXT_BYTES`: what is not taken now is not announced
     /// again.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else {
