@@ -1,5 +1,5 @@
-//! How often each value occurred, to a stated precision. This and the two formats of HdrHistogram's tools
-//! (`hgrm`, `hlog`) are the files that know hdrhistogram.
+//! How often each value occurred, to a stated precision. This is the file that knows hdrhistogram; the formats
+//! of its tools are written by the crate `histogram-files`.
 
 use hdrhistogram::Histogram;
 use hdrhistogram::iterators::IterationValue;

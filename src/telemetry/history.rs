@@ -5,17 +5,28 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use histogram_files::{LogLines, log_header};
+
 use super::counted::Counted;
 use super::distribution::{HEAT_ROWS, Sparse, Summary};
-use super::hlog::{self, Lines};
 use super::interval::DspTally;
 use super::labels::{DspOutcome, Stage, StatusCounts};
 
-pub(super) use super::hlog::Span;
+pub(super) use histogram_files::Span;
 
 /// Seconds that are remembered: what an SRE who is woken up wants to see of what was before. Under 1 kB each with 23
 /// DSPs.
 pub(super) const SECONDS_MAX: usize = 900;
+
+/// What an interval log of this process begins with; `start` since the Unix epoch.
+#[must_use]
+pub fn interval_log_header(start: Duration) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    log_header(
+        start,
+        &format!("corebid {version}: durations in ns; a line without a tag is stage total"),
+    )
+}
 
 /// Seconds whose distributions are remembered. At 6,000 requests a second each is some 150 kB.
 pub(super) const DETAILED_MAX: usize = 60;
@@ -35,7 +46,7 @@ pub(super) struct History {
     /// [`SECONDS_MAX`] and [`LOG_BYTES_MAX`], but in tests.
     seconds_max: usize,
     log_bytes_max: usize,
-    lines: Lines,
+    lines: LogLines,
 }
 
 /// One second, over all shards.
@@ -82,7 +93,7 @@ impl Default for History {
             log_bytes: 0,
             seconds_max: SECONDS_MAX,
             log_bytes_max: LOG_BYTES_MAX,
-            lines: Lines::new(),
+            lines: LogLines::default(),
         }
     }
 }
@@ -132,7 +143,7 @@ impl History {
     pub(super) fn interval_log(&self) -> Vec<u8> {
         let kept = || self.seconds.iter().filter(|second| !second.lines.is_empty());
         let start = kept().next().map_or(Duration::ZERO, |second| second.span.start);
-        let mut log = hlog::header(start).into_bytes();
+        let mut log = interval_log_header(start).into_bytes();
         log.reserve(self.log_bytes);
         kept().for_each(|second| log.extend_from_slice(&second.lines));
         log
@@ -166,24 +177,34 @@ impl History {
         let mut text = Vec::new();
         for (stage, durations) in Stage::ALL.iter().zip(&counted.tally.stages) {
             match stage {
-                Stage::Total => self.lines.write(&mut text, None, span, durations),
+                Stage::Total => self.lines.write(&mut text, None, span, durations.histogram()),
                 _ if durations.count() == 0 => {}
-                _ => self
-                    .lines
-                    .write(&mut text, Some(("stage", stage.label())), span, durations),
+                _ => self.lines.write(
+                    &mut text,
+                    Some(format_args!("stage:{}", stage.label())),
+                    span,
+                    durations.histogram(),
+                ),
             }
         }
         for (name, tally) in &counted.dsps {
             if tally.latency.count() > 0 {
-                self.lines
-                    .write(&mut text, Some(("dsp", name)), span, &tally.latency);
+                self.lines.write(
+                    &mut text,
+                    Some(format_args!("dsp:{name}")),
+                    span,
+                    tally.latency.histogram(),
+                );
             }
         }
         for (shard, tally) in &counted.shards {
             if tally.total.count() > 0 {
-                let name = shard.to_string();
-                self.lines
-                    .write(&mut text, Some(("shard", &name)), span, &tally.total);
+                self.lines.write(
+                    &mut text,
+                    Some(format_args!("shard:{shard}")),
+                    span,
+                    tally.total.histogram(),
+                );
             }
         }
         text.into()

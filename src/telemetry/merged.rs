@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
+use histogram_files::percentile_file;
 
 use super::counted::Counted;
-use super::hgrm;
 use super::history::{History, Span};
 use super::interval::{ConnectionCounts, Gauges, Interval};
 use super::labels::{ConnectionState, PanicLayer, Stage};
@@ -114,13 +114,13 @@ impl Merged {
 
     /// HdrHistogram's percentile file of a stage, since the process started.
     pub fn percentiles_of_stage(&self, stage: Stage) -> String {
-        hgrm::text(&self.total.tally.stages[stage as usize])
+        percentile_file(self.total.tally.stages[stage as usize].histogram())
     }
 
     /// HdrHistogram's percentile file of a DSP's calls, since the process started; `None` if it was never configured.
     pub fn percentiles_of_dsp(&self, name: &str) -> Option<String> {
         let (_, tally) = self.total.dsps.iter().find(|(known, _)| known == name)?;
-        Some(hgrm::text(&tally.latency))
+        Some(percentile_file(tally.latency.histogram()))
     }
 
     /// Answers to SSPs by HTTP status; `None` is any status without a count of its own.

@@ -4,9 +4,9 @@
 //!
 //! ```text
 //! shard 0: Recorder --publish()--> \
-//! shard 1: Recorder --publish()-->  bounded channel --> Merged --> prometheus::render, views, hgrm
+//! shard 1: Recorder --publish()-->  bounded channel --> Merged --> prometheus::render, views, files
 //! shard n: Recorder --publish()--> /                      |   \
-//!     ^------------- cleared intervals, to record into ---+    +--tick(), each second--> history, hlog
+//!     ^------------- cleared intervals, to record into ---+    +--tick(), each second--> history, files
 //! ```
 //!
 //! An interval is a box of counters: it is swapped, sent, added up, cleared and sent home, and so a shard
@@ -14,9 +14,7 @@
 
 mod counted;
 mod distribution;
-mod hgrm;
 mod history;
-mod hlog;
 mod interval;
 mod labels;
 mod merged;
@@ -25,7 +23,7 @@ mod recorder;
 mod views;
 
 pub use distribution::Summary;
-pub use hlog::header as interval_log_header;
+pub use history::interval_log_header;
 pub use labels::{
     BidResult, ConnectionState, DspOutcome, DspState, HandshakeOutcome, Http, PanicLayer, Placed, Rounded,
     ShedReason, Stage, StallCause,

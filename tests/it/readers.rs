@@ -1,7 +1,7 @@
 //! What is written for other people's tools is read by them: HdrHistogram's logs and percentile files and Prometheus's
 //! formats, by the packages that `tests/readers/requirements.txt` names. They need Python and PyPI, so this test runs
 //! them where `COREBID_READERS_PYTHON` names a Python that has them (`.ci/run` makes one) and says so where it does not;
-//! what the readers were seen to read is held without them by fixtures (`src/telemetry/hlog.rs`, `hgrm.rs`).
+//! what the readers were seen to read is held without them by fixtures (`histogram-files`).
 
 use std::fmt::Write as _;
 use std::fs;

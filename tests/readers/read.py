@@ -27,7 +27,7 @@ def stage_histogram():
 
 
 def known_values():
-    """As `known_values` in src/telemetry/hlog.rs."""
+    """As `known_values` in histogram-files/src/intervals.rs."""
     return [1_000_000 + n * n * 97 for n in range(2_000)] + [900, 5_000_000_000]
 
 

@@ -1,19 +1,20 @@
-//! A distribution as HdrHistogram's percentile file: what its `outputPercentileDistribution` writes and its plotter
+//! A histogram as HdrHistogram's percentile file: what its `outputPercentileDistribution` writes and its plotter
 //! reads.
 
 use std::fmt::Write as _;
 
 use hdrhistogram::Histogram;
 
-use super::distribution::{Distribution, TICKS_PER_HALF_DISTANCE};
-
 /// Nanoseconds in what the file counts in.
 const NS_PER_MS: f64 = 1_000_000.0;
 
+/// Lines per halving of the distance to 100 %, as HdrHistogram's own tools write them.
+const TICKS_PER_HALF_DISTANCE: u32 = 5;
+
 /// The file's text: four columns, values in milliseconds.
-pub(super) fn text(distribution: &Distribution) -> String {
-    let histogram = distribution.histogram();
-    let digits = usize::from(histogram.sigfig());
+#[must_use]
+pub fn percentile_file(durations_ns: &Histogram<u64>) -> String {
+    let digits = usize::from(durations_ns.sigfig());
     // A line for each tick of each halving: some 60 at a thousand values, 130 at a billion.
     let mut text = String::with_capacity(8 * 1024);
     let _ = writeln!(
@@ -22,7 +23,7 @@ pub(super) fn text(distribution: &Distribution) -> String {
         "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
     );
     let mut count = 0;
-    for step in histogram.iter_quantiles(TICKS_PER_HALF_DISTANCE) {
+    for step in durations_ns.iter_quantiles(TICKS_PER_HALF_DISTANCE) {
         let (value, quantile) = (ms(step.value_iterated_to()), step.quantile_iterated_to());
         count += step.count_since_last_iteration();
         let _ = write!(text, "{value:>12.digits$} {quantile:>.12} {count:>10}");
@@ -32,7 +33,7 @@ pub(super) fn text(distribution: &Distribution) -> String {
             writeln!(text)
         };
     }
-    foot(&mut text, histogram);
+    foot(&mut text, durations_ns);
     text
 }
 
@@ -66,22 +67,23 @@ fn ms(ns: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hlog::known_values;
     use super::*;
+    use crate::intervals::known_values;
 
     /// The fixture is what HdrHistogram's own `HistogramLogProcessor` made of the same values, see
     /// `tests/readers/read.py`.
     #[test]
     fn equals_what_the_java_implementation_writes() {
         assert_eq!(
-            text(&known_values()),
+            percentile_file(&known_values()),
             include_str!("../../tests/readers/known.hgrm")
         );
     }
 
     #[test]
-    fn an_empty_distribution_is_a_file_too() {
-        let text = text(&Distribution::of_stage());
+    fn an_empty_histogram_is_a_file_too() {
+        let empty = Histogram::new_with_bounds(16, 60_000_000_000, 3).unwrap();
+        let text = percentile_file(&empty);
         assert!(
             text.starts_with("       Value     Percentile TotalCount 1/(1-Percentile)\n\n"),
             "{text}"
