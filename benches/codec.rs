@@ -236,6 +236,7 @@ fn dsp() -> DspOptions {
         timeout: Duration::from_millis(80),
         connections_max: 1,
         connections_warm: 0,
+        response_bytes_max: 256 << 10,
         gzip: false,
     }
 }

@@ -45,7 +45,7 @@ fn record(recorder: &Recorder, n: u64) {
             recorder.loss(102);
         }
     }
-    recorder.clearing_price(1_000_000 + n % 64 * 10_000);
+    recorder.clearing_price("USD", 1_000_000 + n % 64 * 10_000);
     recorder.request(200);
     recorder.in_flight(n % 64);
 }

@@ -61,7 +61,7 @@ fn record_all(recorder: &Recorder, code: u16) {
     }
     recorder.request(code);
     recorder.loss(code);
-    recorder.clearing_price(n);
+    recorder.clearing_price("USD", n);
     recorder.shed(ShedReason::Memory);
     recorder.request_panicked();
     recorder.deadline_missed();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, Timers};
 use corebid::fanout::{
-    CallFailure, DspOptions, Fanout, Gatherings, Outgoing, Protocol, Reply, Target, Ticket, Transport,
+    CallFailure, DspOptions, DspSet, Fanout, Gatherings, Outgoing, Protocol, Reply, Target, Ticket, Transport,
 };
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
@@ -85,7 +85,12 @@ impl Exchange {
         let (recorders, merged) = telemetry::channel(1);
         let recorder = Rc::new(recorders.recorder(0, &Arc::new(roster)));
         let options: Rc<[_]> = (1..=DSPS).map(dsp_options).collect();
-        let fanout = Fanout::new(options, Rc::clone(&dsps), gatherings, Rc::clone(&timers));
+        let fanout = Fanout::new(
+            DspSet::from(&*options),
+            Rc::clone(&dsps),
+            gatherings,
+            Rc::clone(&timers),
+        );
         let published = Published {
             recorder: Rc::clone(&recorder),
             merged,
@@ -178,6 +183,7 @@ fn dsp_options(number: usize) -> DspOptions {
         tls: None,
         connections_max: 1,
         connections_warm: 0,
+        response_bytes_max: 256 << 10,
         gzip: false,
     }
 }

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use corebid::clock::{self, Timers};
 use corebid::fanout::{
-    Answer, Call, CallFailure, DspId, DspOptions, Fanout, Gatherings, Protocol, Target, Transport,
+    Answer, Call, CallFailure, DspId, DspOptions, DspSet, Fanout, Gatherings, Protocol, Target, Transport,
 };
 use corebid::net::Readiness;
 use corebid_loadtest::dsps::{Dsps, Options};
@@ -186,7 +186,7 @@ impl Case {
     ) -> String {
         let client = Rc::new(client);
         let fanout = Rc::new(Fanout::new(
-            Rc::clone(dsps),
+            DspSet::from(&**dsps),
             Rc::clone(&client),
             Rc::clone(gatherings),
             Rc::clone(timers),
@@ -298,6 +298,7 @@ fn dsp(port: u16) -> DspOptions {
         timeout: DSP_TIMEOUT,
         connections_max: 1,
         connections_warm: 0,
+        response_bytes_max: 256 << 10,
         gzip: false,
     }
 }

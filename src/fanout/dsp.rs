@@ -1,12 +1,15 @@
-//! What the fan-out has to know of a DSP.
+//! What the fan-out has to know of a DSP, and of all that are asked.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::net::tls::TlsOptions;
 
-/// A DSP by its position in the configuration.
+/// A DSP by its place on the shard. At the start that is its position in the configuration. A DSP keeps its place over
+/// reloads for as long as its connections are of use (see [`DspOptions::keeps_connections_of`]), so tables by place
+/// (connections, counts) go on; a place is given to another one only when nothing refers to it any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DspId(pub u16);
 
@@ -43,6 +46,82 @@ pub struct DspOptions {
     pub connections_warm: usize,
     /// Send the request compressed and accept a compressed answer.
     pub gzip: bool,
+    /// One answer, compressed as well as decompressed. Over HTTP/2 a connection's windows follow from it.
+    pub response_bytes_max: usize,
+}
+
+impl DspOptions {
+    /// Whether what is open to `other` serves this one as well: the same DSP by name, reached and spoken to in the same
+    /// way. Time and numbers of connections may differ.
+    #[must_use]
+    pub fn keeps_connections_of(&self, other: &Self) -> bool {
+        let link = |dsp: &Self| (dsp.protocol, dsp.gzip, dsp.response_bytes_max);
+        self.name == other.name
+            && link(self) == link(other)
+            && self.target == other.target
+            && self.tls == other.tls
+    }
+}
+
+/// The DSPs that bid requests are sent to, in the order of the configuration, each with its place on the shard.
+#[derive(Debug, Clone)]
+pub struct DspSet {
+    asked: Rc<[(DspId, DspOptions)]>,
+    /// By id: where it is in `asked`.
+    positions: Rc<[u16]>,
+}
+
+/// In [`DspSet::positions`]: a place of none of them.
+const NOT_ASKED: u16 = u16::MAX;
+
+impl DspSet {
+    /// Those of one configuration, with the ids that they have on this shard.
+    #[must_use]
+    pub fn new(asked: Vec<(DspId, DspOptions)>) -> Self {
+        let places = asked.iter().map(|(id, _)| id.index() + 1).max().unwrap_or(0);
+        let mut positions = vec![NOT_ASKED; places];
+        for (position, (id, _)) in (0..NOT_ASKED).zip(&asked) {
+            positions[id.index()] = position;
+        }
+        Self {
+            asked: asked.into(),
+            positions: positions.into(),
+        }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (DspId, &DspOptions)> {
+        self.asked.iter().map(|(id, options)| (*id, options))
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn has(&self, id: DspId) -> bool {
+        self.positions.get(id.index()).is_some_and(|&at| at != NOT_ASKED)
+    }
+
+    /// The options of one of them.
+    ///
+    /// # Panics
+    /// When it is none of them: whoever has an id has it from here.
+    #[must_use]
+    pub fn get(&self, id: DspId) -> &DspOptions {
+        let position = self.positions[id.index()];
+        &self.asked[usize::from(position)].1
+    }
+}
+
+/// With their positions as ids: those of a shard that has not reloaded.
+impl From<&[DspOptions]> for DspSet {
+    fn from(dsps: &[DspOptions]) -> Self {
+        Self::new((0..NOT_ASKED).map(DspId).zip(dsps.iter().cloned()).collect())
+    }
 }
 
 /// Which HTTP to speak with a DSP.
@@ -133,6 +212,61 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dsps_are_found_by_id_whatever_their_order() {
+        let named = |name: &str| DspOptions {
+            name: name.to_owned(),
+            ..super::super::tests::dsp(0, false)
+        };
+        let dsps = DspSet::new(vec![
+            (DspId(4), named("a")),
+            (DspId(0), named("b")),
+            (DspId(2), named("c")),
+        ]);
+        let names: Vec<_> = dsps.iter().map(|(id, dsp)| (id.0, dsp.name.as_str())).collect();
+        assert_eq!(names, [(4, "a"), (0, "b"), (2, "c")]);
+        for (id, name) in names {
+            assert_eq!(dsps.get(DspId(id)).name, name);
+        }
+        let places: Vec<_> = (0..7).map(|id| dsps.has(DspId(id))).collect();
+        assert_eq!(places, [true, false, true, false, true, false, false]);
+    }
+
+    #[test]
+    fn what_a_connection_depends_on() {
+        let dsp = super::super::tests::dsp(0, false);
+        #[track_caller]
+        fn check(change: impl FnOnce(&mut DspOptions), keeps: bool) {
+            let dsp = super::super::tests::dsp(0, false);
+            let mut changed = dsp.clone();
+            change(&mut changed);
+            assert_eq!(changed.keeps_connections_of(&dsp), keeps);
+        }
+        check(|_| (), true);
+        check(|dsp| dsp.timeout = Duration::from_millis(7), true);
+        check(|dsp| dsp.connections_max = 7, true);
+        check(|dsp| dsp.connections_warm = 7, true);
+        check(|dsp| dsp.name = "other".to_owned(), false);
+        check(|dsp| dsp.target.address.set_port(7), false);
+        check(|dsp| dsp.target.authority = "other".to_owned(), false);
+        check(|dsp| dsp.target.path = "/other".to_owned(), false);
+        check(|dsp| dsp.protocol = Protocol::Http2, false);
+        check(|dsp| dsp.gzip = true, false);
+        check(|dsp| dsp.response_bytes_max = 7, false);
+        let tls = super::super::tests::tls();
+        check(|dsp| dsp.tls = Some(tls.clone()), false);
+        let same = DspOptions {
+            tls: Some(tls.clone()),
+            ..dsp.clone()
+        };
+        assert!(same.clone().keeps_connections_of(&same), "read again, the same");
+        let other = DspOptions {
+            tls: Some(super::super::tests::tls()),
+            ..dsp
+        };
+        assert!(!other.keeps_connections_of(&same), "another authority");
+    }
 
     #[test]
     fn the_host_header_names_the_port_unless_it_goes_without_saying() {

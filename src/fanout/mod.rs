@@ -22,9 +22,9 @@ use std::time::Duration;
 use crate::clock::{Instant, Key, Timers};
 use crate::net::gzip::gzip;
 
-pub use dsp::{DspId, DspOptions, EndpointError, Protocol, Target};
+pub use dsp::{DspId, DspOptions, DspSet, EndpointError, Protocol, Target};
 pub use gatherings::{Completion, Gatherings, Ticket};
-pub use pool::{Connections, Pool, PoolLimits};
+pub use pool::{Connections, Pool, PoolLimits, Standing};
 pub use transport::{Handshake, Observer, Outgoing, Reply, Transport};
 
 /// Why a call brought no answer.
@@ -92,10 +92,10 @@ pub struct Response<'a> {
     pub connection: u64,
 }
 
-/// Asks the DSPs of one shard.
+/// Asks the DSPs of one shard, those of one configuration.
 #[derive(Debug)]
 pub struct Fanout<T> {
-    dsps: Rc<[DspOptions]>,
+    dsps: DspSet,
     transport: T,
     gatherings: Rc<Gatherings>,
     timers: Rc<Timers>,
@@ -103,7 +103,7 @@ pub struct Fanout<T> {
 
 impl<T: Transport> Fanout<T> {
     /// A fan-out over `transport`, which completes its calls into `gatherings`.
-    pub fn new(dsps: Rc<[DspOptions]>, transport: T, gatherings: Rc<Gatherings>, timers: Rc<Timers>) -> Self {
+    pub fn new(dsps: DspSet, transport: T, gatherings: Rc<Gatherings>, timers: Rc<Timers>) -> Self {
         Self {
             dsps,
             transport,
@@ -112,9 +112,9 @@ impl<T: Transport> Fanout<T> {
         }
     }
 
-    /// The DSPs in the order of their [`DspId`]s.
+    /// Whom it can ask.
     #[must_use]
-    pub fn dsps(&self) -> &[DspOptions] {
+    pub fn dsps(&self) -> &DspSet {
         &self.dsps
     }
 
@@ -179,7 +179,7 @@ impl<'a, T: Transport> Open<'a, T> {
     fn start_all(&mut self, on_answer: &mut impl FnMut(Answer<'_>)) {
         let mut compressed: Vec<(&[u8], Vec<u8>)> = Vec::new();
         for (index, call) in self.calls.iter().enumerate() {
-            let gzipped = self.fanout.dsps[call.dsp.index()].gzip;
+            let gzipped = self.fanout.dsps.get(call.dsp).gzip;
             if gzipped
                 && !compressed
                     .iter()
@@ -249,7 +249,7 @@ impl<'a, T: Transport> Open<'a, T> {
         if now >= call.due_at {
             return self.finish(index, Err(CallFailure::Timeout), now, on_answer);
         }
-        let compressed = self.fanout.dsps[call.dsp.index()].gzip.then(|| gzip(call.body));
+        let compressed = self.fanout.dsps.get(call.dsp).gzip.then(|| gzip(call.body));
         let body = compressed.as_deref().unwrap_or(call.body);
         self.fanout.gatherings.wait_again(self.ticket.for_call(index));
         let outgoing = Outgoing {

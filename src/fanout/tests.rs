@@ -71,6 +71,7 @@ pub(super) fn dsp(index: usize, gzip: bool) -> DspOptions {
         timeout: Duration::from_millis(60),
         connections_max: 1,
         connections_warm: 0,
+        response_bytes_max: 256 << 10,
         gzip,
     }
 }
@@ -97,7 +98,7 @@ fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
     });
     let dsps: Rc<[DspOptions]> = (0..scripts.len()).map(|index| dsp(index, false)).collect();
     let fanout = Fanout::new(
-        dsps,
+        DspSet::from(&*dsps),
         Rc::clone(&script),
         Rc::clone(&gatherings),
         Rc::clone(&timers),
@@ -252,7 +253,7 @@ fn a_dropped_fan_out_leaves_nothing_behind() {
         seen: RefCell::default(),
     });
     let fanout = Fanout::new(
-        Rc::from([dsp(0, false)]),
+        DspSet::from(&[dsp(0, false)][..]),
         Rc::clone(&script),
         Rc::clone(&gatherings),
         Rc::clone(&timers),
@@ -286,7 +287,7 @@ fn a_body_is_compressed_once_for_all_who_want_it_so() {
         seen: RefCell::default(),
     });
     let dsps: Rc<[DspOptions]> = Rc::from([dsp(0, true), dsp(1, false), dsp(2, true)]);
-    let fanout = Fanout::new(dsps, Rc::clone(&script), gatherings, timers);
+    let fanout = Fanout::new(DspSet::from(&*dsps), Rc::clone(&script), gatherings, timers);
     let body = vec![b'x'; 10_000];
     let due_at = Instant::from_nanos(1_000_000);
     let calls: Vec<_> = (0..3)

@@ -8,7 +8,7 @@ use super::Load;
 #[derive(Debug)]
 pub(super) struct Admission {
     in_flight: Cell<usize>,
-    in_flight_max: usize,
+    in_flight_max: Cell<usize>,
     connections: Cell<usize>,
 }
 
@@ -16,14 +16,19 @@ impl Admission {
     pub(super) fn new(in_flight_max: usize) -> Self {
         Self {
             in_flight: Cell::new(0),
-            in_flight_max,
+            in_flight_max: Cell::new(in_flight_max),
             connections: Cell::new(0),
         }
     }
 
+    /// Another limit from now on. Who is above a lower one stays.
+    pub(super) fn limit(&self, in_flight_max: usize) {
+        self.in_flight_max.set(in_flight_max);
+    }
+
     /// A place for one orchestration, given back when dropped; `None` when all are taken.
     pub(super) fn enter(&self) -> Option<Place<'_>> {
-        (self.in_flight.get() < self.in_flight_max).then(|| Place::take(&self.in_flight))
+        (self.in_flight.get() < self.in_flight_max.get()).then(|| Place::take(&self.in_flight))
     }
 
     /// Counts a connection until dropped.
@@ -69,6 +74,12 @@ mod tests {
         assert!(admission.enter().is_none(), "one past the limit");
         drop(first);
         assert_eq!(admission.load().in_flight, 1);
+        assert!(admission.enter().is_some());
+        admission.limit(1);
+        assert_eq!(admission.load().in_flight, 1);
+        let second = admission.enter();
+        assert!(second.is_none(), "the limit is another");
+        admission.limit(3);
         assert!(admission.enter().is_some());
         let _connection = admission.connection();
         assert_eq!(admission.load().connections, 1);

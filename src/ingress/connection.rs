@@ -46,8 +46,13 @@ impl<T: Transport + 'static> Ingress<T> {
     pub async fn serve(self: Rc<Self>, mut stream: HyperStream) {
         let _counted = self.admission.connection();
         let made_at = self.timers.now();
-        let age = Rc::new(Age::new(made_at, self.options.connection_age_max));
-        let first_byte_due = self.timers.sleep_until(made_at.after(self.options.idle_timeout));
+        // A connection keeps the limits that it was made under.
+        let (age_max, idle_timeout) = {
+            let options = &self.generation.borrow().options;
+            (options.connection_age_max, options.idle_timeout)
+        };
+        let age = Rc::new(Age::new(made_at, age_max));
+        let first_byte_due = self.timers.sleep_until(made_at.after(idle_timeout));
         let silent = async {
             first_byte_due.await;
             Ok(None)
@@ -59,18 +64,18 @@ impl<T: Transport + 'static> Ingress<T> {
         };
         // A connection without a byte has nothing in flight: draining may simply close it.
         match future::or(told_apart, drained).await {
-            Ok(Some(true)) => self.serve_h2(stream, age).await,
-            Ok(Some(false)) => self.serve_h1(stream, age).await,
+            Ok(Some(true)) => self.serve_h2(stream, age, idle_timeout).await,
+            Ok(Some(false)) => self.serve_h1(stream, age, idle_timeout).await,
             // Closed without a word, reset, or silent for too long: nobody to answer.
             Ok(None) | Err(_) => {}
         }
     }
 
-    async fn serve_h1(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>) {
+    async fn serve_h1(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>, idle_timeout: Duration) {
         let mut builder = http1::Builder::new();
         builder
             .timer(self.hyper_timer)
-            .header_read_timeout(self.options.idle_timeout)
+            .header_read_timeout(idle_timeout)
             .max_header_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
             .max_buf_size(READ_BUFFER_BYTES_MAX)
@@ -99,11 +104,11 @@ impl<T: Transport + 'static> Ingress<T> {
         .await;
     }
 
-    async fn serve_h2(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>) {
+    async fn serve_h2(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>, idle_timeout: Duration) {
         let mut builder = http2::Builder::new(ShardExecutor);
         builder
             .timer(self.hyper_timer)
-            .keep_alive_interval(self.options.idle_timeout)
+            .keep_alive_interval(idle_timeout)
             .keep_alive_timeout(H2_PING_TIMEOUT)
             .max_concurrent_streams(H2_STREAMS_MAX)
             .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)

@@ -13,6 +13,7 @@ mod reply;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -53,10 +54,15 @@ pub struct Options {
     pub error_body: bool,
 }
 
-/// A shard's front door.
-pub struct Ingress<T> {
+/// One configuration of a front door. A request keeps the one that it meets to its end, whatever is reloaded meanwhile.
+pub struct Generation<T> {
     options: Options,
     orchestrator: Orchestrator<T>,
+}
+
+/// A shard's front door.
+pub struct Ingress<T> {
+    generation: RefCell<Rc<Generation<T>>>,
     admission: Admission,
     timers: Rc<Timers>,
     hyper_timer: ShardTimer,
@@ -75,8 +81,10 @@ impl<T: Transport + 'static> Ingress<T> {
         Rc::new(Self {
             admission: Admission::new(options.in_flight_max),
             hyper_timer: ShardTimer::install(&timers),
-            options,
-            orchestrator,
+            generation: RefCell::new(Rc::new(Generation {
+                options,
+                orchestrator,
+            })),
             timers,
             recorder,
             draining: Signal::default(),
@@ -89,10 +97,20 @@ impl<T: Transport + 'static> Ingress<T> {
         self.admission.load()
     }
 
-    /// What this front door leads to.
+    /// What new requests meet.
     #[must_use]
-    pub fn orchestrator(&self) -> &Orchestrator<T> {
-        &self.orchestrator
+    pub fn generation(&self) -> Rc<Generation<T>> {
+        Rc::clone(&self.generation.borrow())
+    }
+
+    /// Has new requests meet another configuration from now on, and new connections its limits. Returns the one before,
+    /// which lives for as long as a request needs it.
+    pub fn go_on_with(&self, options: Options, orchestrator: Orchestrator<T>) -> Rc<Generation<T>> {
+        self.admission.limit(options.in_flight_max);
+        self.generation.replace(Rc::new(Generation {
+            options,
+            orchestrator,
+        }))
     }
 
     /// Finishes what is in flight and closes every connection behind it.
@@ -107,19 +125,20 @@ impl<T: Transport + 'static> Ingress<T> {
 
     async fn answer(&self, request: Request<Incoming>, arrival: Instant) -> reply::Response {
         let accepts_gzip = reply::accepts_gzip(request.headers());
-        let reply = isolate(self.reply(request, arrival))
+        let generation = self.generation();
+        let reply = isolate(self.reply(&generation, request, arrival))
             .await
             .unwrap_or_else(|panicked| {
                 tracing::error!(message = %panicked, "a request made us panic; it is answered with 204");
                 self.count_panic();
                 Reply::NothingForThisOne
             });
-        let response = reply.into_response(accepts_gzip, self.options.error_body);
+        let response = reply.into_response(accepts_gzip, generation.options.error_body);
         self.recorder.request(response.status().as_u16());
         response
     }
 
-    async fn reply(&self, request: Request<Incoming>, arrival: Instant) -> Reply {
+    async fn reply(&self, generation: &Generation<T>, request: Request<Incoming>, arrival: Instant) -> Reply {
         if let Some(fault) = framing::fault(request.version(), request.headers()) {
             return Reply::OutOfStep(fault);
         }
@@ -127,7 +146,7 @@ impl<T: Transport + 'static> Ingress<T> {
             (AUCTION_PATH, &Method::POST) => match self.admission.enter() {
                 Some(_admitted) => {
                     self.recorder.stage(Stage::Admit, self.nanos_since(arrival));
-                    let reply = self.auction(request, arrival).await;
+                    let reply = self.auction(generation, request, arrival).await;
                     self.recorder.stage(Stage::Total, self.nanos_since(arrival));
                     return reply;
                 }
@@ -142,20 +161,25 @@ impl<T: Transport + 'static> Ingress<T> {
             _ => Reply::NotFound,
         };
         // What is left unread would be taken for the next request, so hyper would have to close the connection.
-        match body::discard(request.into_body(), &self.options, &self.timers).await {
+        match body::discard(request.into_body(), &generation.options, &self.timers).await {
             Ok(()) => reply,
             Err(error) => Reply::from(error),
         }
     }
 
-    async fn auction(&self, request: Request<Incoming>, arrival: Instant) -> Reply {
+    async fn auction(
+        &self,
+        generation: &Generation<T>,
+        request: Request<Incoming>,
+        arrival: Instant,
+    ) -> Reply {
         let reading = self.timers.now();
-        let body = match body::read(request, &self.options, &self.timers).await {
+        let body = match body::read(request, &generation.options, &self.timers).await {
             Ok(body) => body,
             Err(error) => return Reply::from(error),
         };
         self.recorder.stage(Stage::Read, self.nanos_since(reading));
-        match self.orchestrator.orchestrate(arrival, &body).await {
+        match generation.orchestrator.orchestrate(arrival, &body).await {
             Ok(outcome) => Reply::Outcome(outcome),
             Err(invalid) => Reply::Invalid(invalid.to_string()),
         }
@@ -166,10 +190,26 @@ impl<T: Transport + 'static> Ingress<T> {
     }
 }
 
+impl<T> Generation<T> {
+    /// What a bid request is taken to its outcome by.
+    #[must_use]
+    pub fn orchestrator(&self) -> &Orchestrator<T> {
+        &self.orchestrator
+    }
+}
+
+impl<T> fmt::Debug for Generation<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<T> fmt::Debug for Ingress<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ingress")
-            .field("options", &self.options)
+            .field("generation", &self.generation)
             .finish_non_exhaustive()
     }
 }

@@ -11,7 +11,9 @@ use futures_lite::future;
 use super::*;
 use crate::auction::{FloorRule, Rules};
 use crate::clock;
-use crate::fanout::{CallFailure, DspOptions, Fanout, Gatherings, Outgoing, Protocol, Target, Ticket};
+use crate::fanout::{
+    CallFailure, DspOptions, DspSet, Fanout, Gatherings, Outgoing, Protocol, Target, Ticket,
+};
 use crate::money::{Cpm, Currency, RateTable};
 use crate::net::{self, HyperStream, Listener, Readiness};
 use crate::openrtb::Validation;
@@ -94,7 +96,7 @@ fn a_panic_costs_its_request_and_nothing_else() {
         assert_eq!(gatherings.open_count(), 0, "fan-outs under way");
         assert_eq!(timers.waiting(), waiting_before, "timers");
         // One request at a time: one arena, taken and given back over and over.
-        assert_eq!(ingress.orchestrator().arenas_idle(), 1);
+        assert_eq!(ingress.generation().orchestrator().arenas_idle(), 1);
         // What still comes in for the fan-outs that are gone finds nobody.
         for ticket in transport.unanswered.take() {
             assert!(!gatherings.complete(ticket, clock::now(), Err(CallFailure::Lost)));
@@ -199,10 +201,11 @@ fn ingress(
         tls: None,
         connections_max: 1,
         connections_warm: 0,
+        response_bytes_max: 256 << 10,
         gzip: false,
     };
     let fanout = Fanout::new(
-        Rc::new([dsp("a"), dsp("b")]),
+        DspSet::from(&[dsp("a"), dsp("b")][..]),
         Rc::clone(transport),
         Rc::clone(gatherings),
         Rc::clone(timers),

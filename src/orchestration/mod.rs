@@ -48,13 +48,14 @@ pub struct Options {
     pub writes_no_bid: bool,
 }
 
-/// Orchestrates the bid requests of one shard.
+/// Orchestrates the bid requests of one shard by one configuration.
 pub struct Orchestrator<T> {
     options: Options,
     fanout: Fanout<T>,
-    parser: RefCell<Parser>,
-    arenas: Arenas,
-    scratch: Scratch,
+    /// These three, and what follows them, are the shard's: whoever comes after a reload goes on with them.
+    parser: Rc<RefCell<Parser>>,
+    arenas: Rc<Arenas>,
+    scratch: Rc<Scratch>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
 }
@@ -62,15 +63,28 @@ pub struct Orchestrator<T> {
 impl<T: Transport> Orchestrator<T> {
     /// An orchestrator over `fanout`.
     pub fn new(options: Options, fanout: Fanout<T>, timers: Rc<Timers>, recorder: Rc<Recorder>) -> Self {
-        let parser = RefCell::new(Parser::new(Limits::default()));
         Self {
             options,
             fanout,
-            parser,
-            arenas: Arenas::default(),
-            scratch: Scratch::default(),
+            parser: Rc::new(RefCell::new(Parser::new(Limits::default()))),
+            arenas: Rc::default(),
+            scratch: Rc::default(),
             timers,
             recorder,
+        }
+    }
+
+    /// One that goes on by another configuration, with the same memory. What this one has begun it finishes.
+    #[must_use]
+    pub fn successor(&self, options: Options, fanout: Fanout<T>) -> Self {
+        Self {
+            options,
+            fanout,
+            parser: Rc::clone(&self.parser),
+            arenas: Rc::clone(&self.arenas),
+            scratch: Rc::clone(&self.scratch),
+            timers: Rc::clone(&self.timers),
+            recorder: Rc::clone(&self.recorder),
         }
     }
 

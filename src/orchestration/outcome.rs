@@ -43,7 +43,7 @@ impl<T: Transport> Orchestrator<T> {
             let dsp = offers.list[position].offer.dsp.0;
             let seat = match seat_raw {
                 Some(raw) => Seat::Raw(raw),
-                None => Seat::Name(&self.fanout.dsps()[usize::from(dsp)].name),
+                None => Seat::Name(&self.fanout.dsps().get(DspId(dsp)).name),
             };
             let mut text = [0; TEXT_BYTES_MAX];
             let price = &*offers.arena.alloc_str(write_micros(clearing.micros(), &mut text));
@@ -102,7 +102,8 @@ impl<T: Transport> Orchestrator<T> {
             .rates
             .convert(amount, self.options.currency, Rounding::TowardZero);
         if let Ok((micros, _rate)) = own {
-            self.recorder.clearing_price(micros.unsigned_abs());
+            self.recorder
+                .clearing_price(self.options.currency.as_str(), micros.unsigned_abs());
         }
     }
 }

@@ -36,8 +36,8 @@ impl<T: Transport> Orchestrator<T> {
     ) -> Result<Plan<'a>, NoBidReason> {
         let imps = request.imps.len();
         let Some(currency) = self.auction_currency(request) else {
-            let dsps = 0..self.fanout.dsps().len();
-            dsps.for_each(|dsp| self.not_asked(dsp, imps, NonBidStatus::UnsupportedCurrency));
+            let dsps = self.fanout.dsps().iter();
+            dsps.for_each(|(dsp, _)| self.not_asked(dsp, imps, NonBidStatus::UnsupportedCurrency));
             return Err(NoBidReason::TechnicalError);
         };
         let bid_currencies = bid_currencies(request, currency, arena);
@@ -45,12 +45,12 @@ impl<T: Transport> Orchestrator<T> {
         let deadline = self.deadline(request, arrival);
         let splice = Splice::new(request);
         let mut bodies: ArenaVec<'_, (u32, &[u8])> = ArenaVec::new_in(arena);
-        let mut calls = ArenaVec::with_capacity_in(self.fanout.dsps().len(), arena);
-        for (index, dsp) in self.fanout.dsps().iter().enumerate() {
+        let mut calls = ArenaVec::with_capacity_in(self.fanout.dsps().count(), arena);
+        for (id, dsp) in self.fanout.dsps().iter() {
             let due_at = now.after(dsp.timeout).min(deadline);
             let left = due_at.since(now).as_nanos();
             if left < DSP_NANOS_MIN {
-                self.not_asked(index, imps, NonBidStatus::InsufficientTime);
+                self.not_asked(id, imps, NonBidStatus::InsufficientTime);
                 continue;
             }
             let tmax_ms = u32::try_from(left / 1_000_000).unwrap_or(u32::MAX);
@@ -64,7 +64,7 @@ impl<T: Transport> Orchestrator<T> {
                 body
             });
             calls.push(Call {
-                dsp: DspId(u16::try_from(index).unwrap_or(u16::MAX)),
+                dsp: id,
                 body,
                 due_at,
             });
@@ -79,9 +79,9 @@ impl<T: Transport> Orchestrator<T> {
         })
     }
 
-    fn not_asked(&self, dsp: usize, imps: usize, status: NonBidStatus) {
+    fn not_asked(&self, dsp: DspId, imps: usize, status: NonBidStatus) {
         for _ in 0..imps {
-            self.recorder.non_bid(dsp, status.code());
+            self.recorder.non_bid(dsp.index(), status.code());
         }
     }
 

@@ -1,6 +1,7 @@
 //! The shard's engine: takes what has become ready on its sockets and what has come due on the wheel, lets the
 //! orchestrations run, sends what they have to say, and sleeps when there is nothing.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ pub(super) struct Driver {
     pub(super) pool: Rc<Pool>,
     pub(super) timers: Rc<Timers>,
     pub(super) recorder: Rc<Recorder>,
-    pub(super) epoch_max: Duration,
+    pub(super) epoch_max: Rc<Cell<Duration>>,
 }
 
 impl Driver {
@@ -27,7 +28,7 @@ impl Driver {
     /// tasks of the shard must be [`net::spawn`]ed or run in the caller's own.
     pub(super) async fn run(&self) -> io::Result<Infallible> {
         net::sleep_precisely();
-        let mut epoch = Epoch::new(self.epoch_max, clock::now(), clock::thread_cpu());
+        let mut epoch = Epoch::new(self.epoch_max.get(), clock::now(), clock::thread_cpu());
         loop {
             let begun = clock::now();
             self.recorder.turn_begins();
@@ -45,6 +46,7 @@ impl Driver {
             self.recorder.loop_stall(nanos(now.since(begun)), || {
                 nanos(epoch.used_since_measured(clock::thread_cpu()))
             });
+            epoch.limit(self.epoch_max.get());
             // What comes in meanwhile is taken together: an epoch is the time from turn to turn.
             let next = begun.after(epoch.length(now, self.pool.calls_started(), clock::thread_cpu));
             if nothing_is_left && now < next {

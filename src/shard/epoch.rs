@@ -54,6 +54,11 @@ impl Epoch {
         }
     }
 
+    /// How long it may be at most from now on.
+    pub(super) fn limit(&mut self, longest: Duration) {
+        self.longest = longest;
+    }
+
     /// How much CPU time the thread has used since the last measurement, at most [`MEASURE_INTERVAL`] before the last
     /// call of [`Self::length`], when it has used `cpu` so far.
     pub(super) fn used_since_measured(&self, cpu: Duration) -> Duration {

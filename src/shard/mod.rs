@@ -9,6 +9,7 @@ mod cores;
 mod driver;
 mod epoch;
 mod observer;
+mod reload;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -18,13 +19,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, Sender, TryRecvError};
 use futures_lite::future;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Instant, Timers};
-use crate::fanout::{Connections, DspOptions, Fanout, Gatherings, Pool, PoolLimits};
-use crate::ingress::{self, Ingress};
+use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gatherings, Pool, PoolLimits};
+use crate::ingress::{self, Generation, Ingress};
 use crate::net::{Hearing, Listener, Readiness, Signal};
 use crate::orchestration::{self, Orchestrator};
 use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
@@ -57,14 +58,14 @@ const CARE_ROUNDS_PER_INTERVAL: u32 = 5;
 /// All that a shard is made of, checked and resolved beforehand.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
+    /// Which configuration this is of: 1 at the start, one more with each reload.
+    pub generation: u64,
     /// The front door.
     pub ingress: ingress::Options,
     /// The auction and its time.
     pub orchestration: orchestration::Options,
     /// Whom to ask.
     pub dsps: Vec<DspOptions>,
-    /// Limits of the DSP connections.
-    pub pool: PoolLimits,
     /// How long answers may be left to gather when the shard is busy.
     pub epoch_max: Duration,
     /// How long to wait at the start for DSPs that are not there yet.
@@ -93,8 +94,10 @@ pub struct Post {
 }
 
 /// What a shard can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Command {
+    /// Go on by another configuration; what is in flight finishes by the one that it met.
+    Reload(Arc<Blueprint>),
     /// Stop accepting, finish what is in flight, end.
     Drain,
 }
@@ -104,6 +107,13 @@ pub enum Command {
 pub enum Event {
     /// It accepts connections, and those to DSPs are there as far as DSPs are.
     Ready(usize),
+    /// New bid requests meet the configuration of this generation.
+    Reloaded {
+        /// Which shard.
+        shard: usize,
+        /// See [`Blueprint::generation`].
+        generation: u64,
+    },
     /// It is gone: drained, failed or panicked. Its thread can be joined.
     Ended(usize),
 }
@@ -116,12 +126,7 @@ pub type Handle = JoinHandle<io::Result<()>>;
 ///
 /// # Errors
 /// When there can be no other thread.
-pub fn spawn(
-    blueprint: Arc<Blueprint>,
-    post: Post,
-    recorders: &Recorders,
-    roster: Arc<Roster>,
-) -> io::Result<Handle> {
+pub fn spawn(blueprint: Arc<Blueprint>, post: Post, recorders: &Recorders) -> io::Result<Handle> {
     let recorders = recorders.clone();
     let last_word = LastWord {
         index: post.index,
@@ -129,7 +134,7 @@ pub fn spawn(
         balance: Arc::clone(&post.balance),
     };
     on_thread(post.core, last_word, move || async move {
-        run(&blueprint, post, &recorders, &roster).await
+        run(&blueprint, post, &recorders).await
     })
 }
 
@@ -170,25 +175,24 @@ impl Drop for LastWord {
     }
 }
 
-async fn run(
-    blueprint: &Blueprint,
-    post: Post,
-    recorders: &Recorders,
-    roster: &Arc<Roster>,
-) -> io::Result<()> {
-    let recorder = Rc::new(recorders.recorder(post.index, roster));
+async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Result<()> {
+    let names = blueprint.dsps.iter().map(|dsp| dsp.name.clone()).collect();
+    let roster = Arc::new(Roster::new(names, blueprint.orchestration.currency.as_str()));
+    let recorder = Rc::new(recorders.recorder(post.index, &roster));
+    recorder.config_generation(blueprint.generation);
     let readiness = Rc::new(Readiness::new()?);
     let alarm = Rc::clone(&readiness);
     let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
     let pool = pool(blueprint, &readiness, &recorder);
     let ingress = ingress(blueprint, &pool, &timers, &recorder);
 
+    let epoch_max = Rc::new(Cell::new(blueprint.epoch_max));
     let driver = Driver {
         readiness: Rc::clone(&readiness),
         pool: Rc::clone(&pool.pool),
         timers: Rc::clone(&timers),
         recorder: Rc::clone(&recorder),
-        epoch_max: blueprint.epoch_max,
+        epoch_max: Rc::clone(&epoch_max),
     };
     let member = Rc::new(post.balance.join(post.index, blueprint.balance, timers.now()));
     let door = Door {
@@ -203,7 +207,13 @@ async fn run(
     let care = Care {
         ingress,
         pool: pool.pool,
+        gatherings: pool.gatherings,
+        observer: pool.observer,
         member,
+        epoch_max,
+        drain: Cell::new(blueprint.drain),
+        roster: RefCell::new(roster),
+        past: RefCell::default(),
         timers,
         recorder,
         is_draining: Cell::new(false),
@@ -215,14 +225,24 @@ async fn run(
         let stop_accepting = Rc::new(Signal::default());
         let accepting = accept::start(door, &stop_accepting);
         // Whoever finds the port by himself is served meanwhile.
-        care.warm_up(blueprint.warm_up_max, &post.commands).await;
+        let all: Vec<_> = care.current_dsps().iter().map(|(id, _)| id).collect();
+        care.warm_up(&all, blueprint.warm_up_max, &post.commands).await;
         let _unheard = post.events.send(Event::Ready(post.index));
-        while post.commands.try_recv().is_err() {
-            care.round().await;
+        loop {
+            match post.commands.try_recv() {
+                Ok(Command::Reload(blueprint)) => {
+                    if care.reload(&blueprint, &post.commands).await {
+                        let (shard, generation) = (post.index, blueprint.generation);
+                        let _unheard = post.events.send(Event::Reloaded { shard, generation });
+                    }
+                }
+                Err(TryRecvError::Empty) => care.round().await,
+                Ok(Command::Drain) | Err(TryRecvError::Disconnected) => break,
+            }
         }
         stop_accepting.raise();
         accepting.raised().await;
-        care.finish(blueprint.drain).await;
+        care.finish().await;
         Ok(())
     };
     let driving = async { driver.run().await.map(|never| match never {}) };
@@ -232,24 +252,24 @@ async fn run(
 struct Connected {
     pool: Rc<Pool>,
     gatherings: Rc<Gatherings>,
-    dsps: Rc<[DspOptions]>,
+    observer: Rc<PoolObserver>,
 }
 
 fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder>) -> Connected {
     let gatherings = Rc::new(Gatherings::default());
-    let dsps: Rc<[DspOptions]> = blueprint.dsps.clone().into();
     let observer = Rc::new(PoolObserver::new(&blueprint.dsps, recorder));
+    let tells = Rc::clone(&observer);
     let pool = Pool::new(
-        &dsps,
-        blueprint.pool.clone(),
+        &blueprint.dsps,
+        PoolLimits::default(),
         Rc::clone(readiness),
         Rc::clone(&gatherings),
-        observer,
+        tells,
     );
     Connected {
         pool: Rc::new(pool),
         gatherings,
-        dsps,
+        observer,
     }
 }
 
@@ -260,7 +280,7 @@ fn ingress(
     recorder: &Rc<Recorder>,
 ) -> Rc<Ingress<Rc<Pool>>> {
     let fanout = Fanout::new(
-        Rc::clone(&pool.dsps),
+        DspSet::from(&*blueprint.dsps),
         Rc::clone(&pool.pool),
         Rc::clone(&pool.gatherings),
         Rc::clone(timers),
@@ -283,7 +303,16 @@ fn nanos(duration: Duration) -> u64 {
 struct Care {
     ingress: Rc<Ingress<Rc<Pool>>>,
     pool: Rc<Pool>,
+    gatherings: Rc<Gatherings>,
+    observer: Rc<PoolObserver>,
     member: Rc<Member>,
+    epoch_max: Rc<Cell<Duration>>,
+    /// How long what is in flight may take to finish when draining.
+    drain: Cell<Duration>,
+    /// What the recorder counts by.
+    roster: RefCell<Arc<Roster>>,
+    /// Configurations that were reloaded away, as long as requests need them.
+    past: RefCell<Vec<Rc<Generation<Rc<Pool>>>>>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     is_draining: Cell<bool>,
@@ -294,14 +323,14 @@ struct Care {
 }
 
 impl Care {
-    /// Waits until the connections that DSPs should have before anybody calls are there, or those DSPs cannot be
+    /// Waits until the connections that these DSPs should have before anybody calls are there, or the DSPs cannot be
     /// reached; for at most `limit`, and not when there is a command to obey.
-    async fn warm_up(&self, limit: Duration, commands: &Receiver<Command>) {
+    async fn warm_up(&self, dsps: &[DspId], limit: Duration, commands: &Receiver<Command>) {
         let deadline = self.timers.now().after(limit);
         for look in 1_u32.. {
             let now = self.timers.now();
             self.pool.warm(now);
-            if self.pool.is_warm(now) || now >= deadline || !commands.is_empty() {
+            if self.pool.is_warm(dsps, now) || now >= deadline || !commands.is_empty() {
                 return;
             }
             self.timers.sleep_until(now.after(WARM_UP_INTERVAL)).await;
@@ -325,6 +354,7 @@ impl Care {
         if !self.is_draining.get() {
             self.pool.warm(self.timers.now());
         }
+        self.let_go();
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
         self.member.say(self.timers.now(), self.ingress.load().in_flight);
@@ -339,11 +369,11 @@ impl Care {
         }
     }
 
-    /// Lets what is in flight finish, for at most `limit`.
-    async fn finish(&self, limit: Duration) {
+    /// Lets what is in flight finish, for as long as it may take.
+    async fn finish(&self) {
         self.is_draining.set(true);
         self.ingress.drain();
-        let deadline = self.timers.now().after(limit);
+        let deadline = self.timers.now().after(self.drain.get());
         while self.ingress.load().connections > 0 && self.timers.now() < deadline {
             self.round().await;
         }

@@ -1,6 +1,6 @@
 //! Turns what the pool tells into counts, and a DSP's first failed handshake of a kind into a line of the log.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::telemetry::{HandshakeOutcome, Recorder};
 /// One shard's.
 pub(super) struct PoolObserver {
     recorder: Rc<Recorder>,
-    dsps: Vec<Told>,
+    /// By place.
+    dsps: RefCell<Vec<Told>>,
 }
 
 /// What the log was last told of a DSP.
@@ -22,13 +23,30 @@ struct Told {
 
 impl PoolObserver {
     pub(super) fn new(dsps: &[DspOptions], recorder: &Rc<Recorder>) -> Self {
-        let told = |dsp: &DspOptions| Told {
-            name: dsp.name.clone(),
-            failed_by: Cell::new(None),
-        };
         Self {
             recorder: Rc::clone(recorder),
-            dsps: dsps.iter().map(told).collect(),
+            dsps: RefCell::new(dsps.iter().map(|dsp| Told::nothing(&dsp.name)).collect()),
+        }
+    }
+
+    /// After a reload: what is known of whoever has kept its place stays known.
+    pub(super) fn meet(&self, names: impl IntoIterator<Item = String>) {
+        let mut dsps = self.dsps.borrow_mut();
+        for (place, name) in names.into_iter().enumerate() {
+            match dsps.get_mut(place) {
+                None => dsps.push(Told::nothing(&name)),
+                Some(told) if told.name != name => *told = Told::nothing(&name),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+impl Told {
+    fn nothing(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            failed_by: Cell::new(None),
         }
     }
 }
@@ -39,7 +57,8 @@ impl Observer for PoolObserver {
     }
 
     fn handshake(&self, dsp: DspId, handshake: Handshake<'_>) {
-        let told = &self.dsps[dsp.index()];
+        let dsps = self.dsps.borrow();
+        let told = &dsps[dsp.index()];
         let (outcome, took) = match handshake {
             Handshake::Done { took, resumed: false } => (HandshakeOutcome::Full, took),
             Handshake::Done { took, resumed: true } => (HandshakeOutcome::Resumed, took),

@@ -8,14 +8,13 @@ use super::Prepared;
 use crate::auction::{FloorRule, Rules};
 use crate::config::{self, Config, NoBidAnswer, Shards};
 use crate::control::HlogOptions;
-use crate::fanout::{DspOptions, EndpointError, PoolLimits, Protocol, Target};
+use crate::fanout::{DspOptions, EndpointError, Protocol, Target};
 use crate::ingress;
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
 use crate::net::tls::{Roots, TlsOptions};
 use crate::openrtb::Validation;
 use crate::orchestration;
 use crate::shard::{Blueprint, CoreError, choose_cores};
-use crate::telemetry::Roster;
 
 /// One thing that stands in the way of starting, though the configuration is well-formed.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +85,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
     let dsps: Vec<_> = config
         .dsps()
         .iter()
-        .filter_map(|dsp| dsp_options(dsp, &system_roots, &mut note))
+        .filter_map(|dsp| dsp_options(dsp, config.server().max_response_bytes, &system_roots, &mut note))
         .collect();
     let needs_system_roots =
         |dsp: &config::DspOptions| dsp.tls.as_ref().is_some_and(|tls| tls.roots.is_none());
@@ -115,12 +114,12 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
         return Err(StartErrors(errors));
     };
     let auction = config.auction();
-    let names = config.dsps().iter().map(|dsp| dsp.name.clone()).collect();
     let floor_rule = match auction.floor_rule {
         config::FloorRule::AtOrAbove => FloorRule::AtOrAbove,
         config::FloorRule::Above => FloorRule::Above,
     };
     let blueprint = Blueprint {
+        generation: 1,
         ingress: ingress::Options {
             in_flight_max: server.max_in_flight,
             request_bytes_max: server.max_request_bytes,
@@ -143,10 +142,6 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
             writes_no_bid: config.response().no_bid == NoBidAnswer::WithReason,
         },
         dsps,
-        pool: PoolLimits {
-            response_bytes_max: server.max_response_bytes,
-            ..PoolLimits::default()
-        },
         epoch_max: config.fanout().epoch_max,
         warm_up_max: config.fanout().warm_up_max,
         drain: server.drain,
@@ -154,7 +149,6 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
     };
     Ok(Prepared {
         blueprint: Arc::new(blueprint),
-        roster: Arc::new(Roster::new(names, currency.as_str())),
         cores,
         listen: server.listen,
         admin: server.admin,
@@ -169,6 +163,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
 
 fn dsp_options(
     dsp: &config::DspOptions,
+    response_bytes_max: usize,
     system_roots: &SystemRoots,
     note: &mut impl FnMut(StartError),
 ) -> Option<DspOptions> {
@@ -207,6 +202,7 @@ fn dsp_options(
         connections_max: dsp.max_connections,
         connections_warm: dsp.warm_connections,
         gzip: dsp.gzip,
+        response_bytes_max,
     })
 }
 

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::control::{self, Control, ControlOptions, Readiness, State};
 use crate::net;
 use crate::shard::{self, Balance, Blueprint, Command, Event, Post};
-use crate::telemetry::{self, Merged, Recorders, Roster};
+use crate::telemetry::{self, Merged, Recorders};
 
 pub use blueprint::{StartError, StartErrors};
 use intensity::Intensity;
@@ -31,7 +31,6 @@ const DRAIN_GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Prepared {
     blueprint: Arc<Blueprint>,
-    roster: Arc<Roster>,
     cores: Vec<usize>,
     listen: SocketAddr,
     admin: SocketAddr,
@@ -122,7 +121,6 @@ fn in_context(what: &str, error: &io::Error) -> io::Error {
 
 struct Supervisor {
     blueprint: Arc<Blueprint>,
-    roster: Arc<Roster>,
     recorders: Recorders,
     balance: Arc<Balance>,
     address: SocketAddr,
@@ -147,7 +145,6 @@ impl Supervisor {
         let (reports_to, events) = unbounded();
         let mut supervisor = Self {
             blueprint: Arc::clone(&prepared.blueprint),
-            roster: Arc::clone(&prepared.roster),
             recorders,
             balance: Balance::new(prepared.cores.len())?,
             address: prepared.listen,
@@ -192,12 +189,7 @@ impl Supervisor {
             balance: Arc::clone(&self.balance),
         };
         let blueprint = Arc::clone(&self.blueprint);
-        shard.handle = Some(shard::spawn(
-            blueprint,
-            post,
-            &self.recorders,
-            Arc::clone(&self.roster),
-        )?);
+        shard.handle = Some(shard::spawn(blueprint, post, &self.recorders)?);
         shard.commands = commands;
         Ok(())
     }
@@ -214,6 +206,7 @@ impl Supervisor {
                 },
                 recv(events) -> event => match event {
                     Ok(Event::Ready(_)) => starting -= 1,
+                    Ok(Event::Reloaded { .. }) => {}
                     Ok(Event::Ended(index)) => {
                         self.bury(index);
                         self.given_up = true;

@@ -51,8 +51,10 @@ impl Counted {
     /// Adds what one shard handed over.
     pub(super) fn add(&mut self, interval: &Interval) {
         self.tally.merge(&interval.tally);
-        for (index, (name, counted)) in interval.roster.dsps().iter().zip(&interval.dsps).enumerate() {
-            self.dsp_mut(index, name).merge(counted);
+        for (index, (name, counted)) in interval.roster.dsps().zip(&interval.dsps).enumerate() {
+            if let Some(name) = name {
+                self.dsp_mut(index, name).merge(counted);
+            }
         }
         self.price_mut(interval.roster.currency())
             .merge(&interval.clearing_price);
@@ -86,6 +88,13 @@ impl Counted {
             shard.total.clear();
             shard.looped.clear();
         }
+    }
+
+    /// Forgets a DSP as if it had never been, and says where it was.
+    pub(super) fn forget_dsp(&mut self, name: &str) -> Option<usize> {
+        let index = self.dsps.iter().position(|(known, _)| known == name)?;
+        self.dsps.remove(index);
+        Some(index)
     }
 
     pub(super) fn sparse(&self) -> Counted<Sparse> {

@@ -124,6 +124,17 @@ impl History {
         lines
     }
 
+    /// The DSP that was at `index` is no longer in [`Counted::dsps`].
+    pub(super) fn forget_dsp(&mut self, index: usize) {
+        for second in &mut self.seconds {
+            if index < second.dsps.len() {
+                let mut dsps = std::mem::take(&mut second.dsps).into_vec();
+                dsps.remove(index);
+                second.dsps = dsps.into();
+            }
+        }
+    }
+
     /// The seconds from number `since` on.
     pub(super) fn since(&self, since: u64) -> impl Iterator<Item = &Second> {
         self.seconds.iter().filter(move |second| second.number >= since)

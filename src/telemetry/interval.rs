@@ -33,7 +33,7 @@ impl Interval {
             roster: Arc::clone(roster),
             home,
             tally: Tally::default(),
-            dsps: roster.dsps().iter().map(|_| DspTally::default()).collect(),
+            dsps: roster.dsps().map(|_| DspTally::default()).collect(),
             clearing_price: Distribution::of_price(),
             looped: LoopTally::default(),
             gauges: Gauges::new(roster.dsps().len()),
@@ -253,6 +253,7 @@ pub(super) type ConnectionCounts = Counts<{ ConnectionState::ALL.len() }>;
 /// What is true of a shard now, as opposed to what has happened on it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gauges {
+    pub(super) config_generation: u64,
     pub(super) in_flight: u64,
     pub(super) ssp_connections: ConnectionCounts,
     /// By the roster's index.
@@ -262,6 +263,7 @@ pub(super) struct Gauges {
 impl Gauges {
     pub(super) fn new(dsps: usize) -> Self {
         Self {
+            config_generation: 0,
             in_flight: 0,
             ssp_connections: Counts::default(),
             dsp_connections: vec![Counts::default(); dsps],
@@ -270,8 +272,21 @@ impl Gauges {
 
     /// Takes over another shard state of the same roster, without allocating.
     pub(super) fn copy_from(&mut self, other: &Self) {
+        self.config_generation = other.config_generation;
         self.in_flight = other.in_flight;
         self.ssp_connections = other.ssp_connections;
         self.dsp_connections.copy_from_slice(&other.dsp_connections);
+    }
+
+    /// The same from another roster, for the indices that both have.
+    pub(super) fn go_on_from(&mut self, other: &Self) {
+        let dsp_connections = std::mem::take(&mut self.dsp_connections);
+        *self = Self {
+            dsp_connections,
+            ..other.clone()
+        };
+        for (mine, theirs) in self.dsp_connections.iter_mut().zip(&other.dsp_connections) {
+            *mine = *theirs;
+        }
     }
 }

@@ -141,6 +141,18 @@ label_values! {
 }
 
 label_values! {
+    /// How a reload of the configuration ended.
+    ReloadResult {
+        /// Every shard serves it.
+        Applied = "applied",
+        /// Something is wrong with it, or it needs a restart; nothing has changed.
+        Refused = "refused",
+        /// It is in force, but not every shard served it within the time it has for that.
+        Late = "late",
+    }
+}
+
+label_values! {
     /// How far a panic got before it was caught.
     PanicLayer {
         /// It cost one bid request.

@@ -1,6 +1,6 @@
 //! The housekeeping thread's end: the sum of all intervals of all shards, and what the last quarter of an hour was like.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,11 @@ use super::recorder::{ProcessCounters, Roster};
 /// How long an interval of the history is: what people and HdrHistogram's tools are used to.
 const SECOND: Duration = Duration::from_secs(1);
 
+/// DSPs that are in no configuration any more and are still told of: their counters go on to be there, so that the last
+/// of them are not lost to who scrapes. Each is some 100 kB here and 7 kB in a scrape; beyond so many, those that were
+/// taken out first are forgotten.
+const REMOVED_KEPT: usize = 64;
+
 /// Everything counted since the process started, over all shards, and second by second for the last ones.
 pub struct Merged {
     inbox: Receiver<Box<Interval>>,
@@ -29,6 +34,8 @@ pub struct Merged {
     pub(super) history: History,
     /// By shard: what it last said of itself.
     pub(super) shards: BTreeMap<usize, (Arc<Roster>, Gauges)>,
+    /// Of `total.dsps`, those that no shard's roster has any more, in the order in which that was so.
+    removed: Vec<String>,
 }
 
 /// A moment on both clocks: the one to measure by, and the one to tell people.
@@ -51,6 +58,7 @@ impl Merged {
             second_ends: Duration::ZERO,
             history: History::default(),
             shards: BTreeMap::new(),
+            removed: Vec::new(),
         }
     }
 
@@ -163,24 +171,72 @@ impl Merged {
         sum
     }
 
-    /// Over all shards, by DSP name.
+    /// The DSPs of the configuration that is in force; while a reload is under way, of both.
+    pub(super) fn configured(&self) -> BTreeSet<&str> {
+        self.shards
+            .values()
+            .flat_map(|(roster, _)| roster.asked())
+            .collect()
+    }
+
+    /// Over all shards, by DSP name: of DSPs that are configured, and of others as long as they have any.
     pub(super) fn dsp_connections(&self) -> BTreeMap<&str, ConnectionCounts> {
-        let mut sums = BTreeMap::<_, ConnectionCounts>::new();
+        let mut sums: BTreeMap<_, ConnectionCounts> = self
+            .configured()
+            .into_iter()
+            .map(|name| (name, ConnectionCounts::default()))
+            .collect();
         for (roster, gauges) in self.shards.values() {
-            for (name, counts) in roster.dsps().iter().zip(&gauges.dsp_connections) {
-                sums.entry(name.as_str()).or_default().merge(counts);
+            for (name, counts) in roster.dsps().zip(&gauges.dsp_connections) {
+                if let Some(name) = name.filter(|name| counts.sum() > 0 || sums.contains_key(name)) {
+                    sums.entry(name).or_default().merge(counts);
+                }
             }
         }
         sums
     }
 
+    /// Which configuration new bid requests meet, by shard; 0 of a shard that is gone.
+    pub(super) fn config_generations(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.shards
+            .iter()
+            .map(|(&shard, (_, gauges))| (shard, gauges.config_generation))
+    }
+
+    pub(super) fn process(&self) -> &ProcessCounters {
+        &self.process
+    }
+
     fn add(&mut self, interval: &Interval) {
         self.total.add(interval);
         self.second.add(interval);
-        self.shards.insert(
-            interval.shard,
-            (Arc::clone(&interval.roster), interval.gauges.clone()),
-        );
+        let said = (Arc::clone(&interval.roster), interval.gauges.clone());
+        let before = self.shards.insert(interval.shard, said);
+        let is_known = before.is_some_and(|(roster, _)| Arc::ptr_eq(&roster, &interval.roster));
+        if !is_known {
+            self.forget_who_left_first();
+        }
+    }
+
+    fn forget_who_left_first(&mut self) {
+        let there: BTreeSet<_> = self
+            .shards
+            .values()
+            .flat_map(|(roster, _)| roster.dsps().flatten())
+            .collect();
+        self.removed.retain(|name| !there.contains(name.as_str()));
+        for (name, _) in &self.total.dsps {
+            if !there.contains(name.as_str()) && !self.removed.contains(name) {
+                self.removed.push(name.clone());
+            }
+        }
+        let too_many = self.removed.len().saturating_sub(REMOVED_KEPT);
+        for name in self.removed.drain(..too_many) {
+            self.second.forget_dsp(&name);
+            if let Some(index) = self.total.forget_dsp(&name) {
+                self.history.forget_dsp(index);
+            }
+        }
     }
 }
 
@@ -222,7 +278,7 @@ mod tests {
             HandshakeOutcome::ALL[usize::try_from(n % 7).unwrap()],
             n * 20_011,
         );
-        recorder.clearing_price(n * 1_003);
+        recorder.clearing_price("USD", n * 1_003);
         recorder.shed(ShedReason::InFlight);
         recorder.connection_accepted(Placed::Passed);
         recorder.connection_aged(Http::H2);

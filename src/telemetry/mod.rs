@@ -25,9 +25,9 @@ mod views;
 pub use distribution::Summary;
 pub use history::interval_log_header;
 pub use labels::{
-    BidResult, ConnectionState, DspOutcome, DspState, HandshakeOutcome, Http, PanicLayer, Placed, Rounded,
-    ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, DspState, HandshakeOutcome, Http, PanicLayer, Placed,
+    ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 pub use merged::{Merged, Moment};
-pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, STALL_NS_MIN, channel};
+pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, STALL_NS_MIN, Seat, channel};
 pub use views::{Dsps, Latency, Live, Window};

@@ -5,8 +5,8 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, Rounded, ShedReason,
-    Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, ReloadResult,
+    Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -313,6 +313,51 @@ pub const CATALOGUE: &[Metric] = &[
         samples: |merged, samples| samples.integer(&[], merged.shard_restarts()),
     },
     Metric {
+        name: "config_reloads_total",
+        kind: Kind::Counter,
+        help: "Reloads of the configuration, by how they ended.",
+        labels: &["result"],
+        samples: |merged, samples| {
+            for result in ReloadResult::ALL {
+                samples.integer(&[&result.label()], merged.process().reloads(result));
+            }
+        },
+    },
+    Metric {
+        name: "config_last_reload_successful",
+        kind: Kind::Gauge,
+        help: "0 when the last reload was refused or late, else 1.",
+        labels: &[],
+        samples: |merged, samples| samples.integer(&[], u64::from(!merged.process().last_reload_failed())),
+    },
+    Metric {
+        name: "config_last_reload_success_timestamp_seconds",
+        kind: Kind::Gauge,
+        help: "When the configuration in force was taken on, at the start or by a reload, since the Unix epoch.",
+        labels: &[],
+        samples: |merged, samples| samples.millis(&[], merged.process().config_since_ms()),
+    },
+    Metric {
+        name: "config_generation",
+        kind: Kind::Gauge,
+        help: "Which configuration new bid requests meet: 1 at the start, one more with each reload. On all shards the same.",
+        labels: &["shard"],
+        samples: |merged, samples| {
+            merged
+                .config_generations()
+                .for_each(|(shard, n)| samples.integer(&[&shard], n));
+        },
+    },
+    Metric {
+        name: "config_info",
+        kind: Kind::Gauge,
+        help: "Always 1; the label tells the configuration in force from others, with all files it names.",
+        labels: &["hash"],
+        samples: |merged, samples| {
+            samples.integer(&[&format_args!("{:016x}", merged.process().config_hash())], 1)
+        },
+    },
+    Metric {
         name: "rounded_total",
         kind: Kind::Counter,
         help: "Amounts with more than six decimals: bids rounded toward zero, floors up.",
@@ -447,6 +492,7 @@ const PRICE_EDGES_MICROS: [u64; 13] = [
 
 const NANOS_DIGITS: u32 = 9;
 const MICROS_DIGITS: u32 = 6;
+const MILLIS_DIGITS: u32 = 3;
 
 /// Writes the samples of one metric.
 struct Samples<'a> {
@@ -457,6 +503,14 @@ struct Samples<'a> {
 impl Samples<'_> {
     fn integer(&mut self, labels: &[&dyn Display], value: u64) {
         self.sample("", labels, None, &value);
+    }
+
+    fn millis(&mut self, labels: &[&dyn Display], ms: u64) {
+        let seconds = Decimal {
+            value: u128::from(ms),
+            digits: MILLIS_DIGITS,
+        };
+        self.sample("", labels, None, &seconds);
     }
 
     fn seconds(&mut self, labels: &[&dyn Display], ns: u64) {
@@ -590,7 +644,7 @@ mod tests {
         recorder.dsp_call(0, DspOutcome::Bid, 12_800_000);
         recorder.dsp_handshake(0, HandshakeOutcome::Resumed, 1_900_000);
         recorder.dsp_handshake(0, HandshakeOutcome::Certificate, 1_900_000);
-        recorder.clearing_price(1_250_001);
+        recorder.clearing_price("EUR", 1_250_001);
         recorder.loss(102);
         recorder.non_bid(0, 101);
         recorder.publish();

@@ -2,16 +2,17 @@
 //! thread: if that one is slow, the interval grows longer and nothing is lost.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, Rounded, ShedReason,
-    Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, ReloadResult,
+    Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -55,7 +56,8 @@ impl Recorders {
             current: RefCell::new(Interval::new(shard, roster, home.clone())),
             longest: Cell::new(NOTHING_LONG),
             spare: Cell::new(Some(Interval::new(shard, roster, home))),
-            recycled,
+            recycled: RefCell::new(recycled),
+            of_old_rosters: RefCell::default(),
             outbox: self.outbox.clone(),
         }
     }
@@ -69,22 +71,55 @@ impl Recorders {
 /// The names behind the indices that a shard counts by.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Roster {
-    dsps: Vec<String>,
+    dsps: Vec<Seat>,
     currency: String,
+}
+
+/// What an index of a [`Roster`] stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seat {
+    /// A DSP in the configuration that is in force.
+    Asked(String),
+    /// A DSP that a reload has taken out; what was in flight then may still count for it.
+    Leaving(String),
+    /// Nobody any more.
+    Empty,
+}
+
+impl Seat {
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Asked(name) | Self::Leaving(name) => Some(name),
+            Self::Empty => None,
+        }
+    }
 }
 
 impl Roster {
     /// `dsps` in the order of the indices, and the currency clearing prices are in.
     pub fn new(dsps: Vec<String>, currency: impl Into<String>) -> Self {
+        Self::of(dsps.into_iter().map(Seat::Asked).collect(), currency)
+    }
+
+    /// After a reload. A name may be there twice: the DSP is reached in another way than before, and both count for it.
+    pub fn of(seats: Vec<Seat>, currency: impl Into<String>) -> Self {
         Self {
-            dsps,
+            dsps: seats,
             currency: currency.into(),
         }
     }
 
-    /// The DSPs' names, in the order of their indices.
-    pub fn dsps(&self) -> &[String] {
-        &self.dsps
+    /// By index: how a DSP is called, if there is one.
+    pub(super) fn dsps(&self) -> impl ExactSizeIterator<Item = Option<&str>> {
+        self.dsps.iter().map(Seat::name)
+    }
+
+    /// The DSPs of the configuration that is in force.
+    pub(super) fn asked(&self) -> impl Iterator<Item = &str> {
+        self.dsps.iter().filter_map(|seat| match seat {
+            Seat::Asked(name) => Some(name.as_str()),
+            Seat::Leaving(_) | Seat::Empty => None,
+        })
     }
 
     /// The currency that clearing prices are in.
@@ -98,6 +133,11 @@ impl Roster {
 pub struct ProcessCounters {
     shard_panics: AtomicU64,
     shard_restarts: AtomicU64,
+    reloads: [AtomicU64; ReloadResult::ALL.len()],
+    last_reload_failed: AtomicBool,
+    config_hash: AtomicU64,
+    /// When that one came into force, ms since the Unix epoch.
+    config_since_ms: AtomicU64,
 }
 
 impl ProcessCounters {
@@ -109,6 +149,36 @@ impl ProcessCounters {
     /// A shard that had ended runs again.
     pub fn shard_restarted(&self) {
         self.shard_restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This configuration is in force, `since_epoch` by the wall clock: at the start, and after a reload.
+    pub fn config_in_force(&self, hash: u64, since_epoch: Duration) {
+        let since_ms = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+        self.config_hash.store(hash, Ordering::Relaxed);
+        self.config_since_ms.store(since_ms, Ordering::Relaxed);
+    }
+
+    /// A reload has ended so.
+    pub fn reloaded(&self, result: ReloadResult) {
+        self.reloads[result as usize].fetch_add(1, Ordering::Relaxed);
+        self.last_reload_failed
+            .store(result != ReloadResult::Applied, Ordering::Relaxed);
+    }
+
+    pub(super) fn reloads(&self, result: ReloadResult) -> u64 {
+        self.reloads[result as usize].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn last_reload_failed(&self) -> bool {
+        self.last_reload_failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn config_hash(&self) -> u64 {
+        self.config_hash.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn config_since_ms(&self) -> u64 {
+        self.config_since_ms.load(Ordering::Relaxed)
     }
 
     pub(super) fn shard_panics(&self) -> u64 {
@@ -127,11 +197,47 @@ pub struct Recorder {
     /// The longest piece of work since the loop's turn began: what it was and how long, ns.
     longest: Cell<(StallCause, u64)>,
     spare: Cell<Option<Box<Interval>>>,
-    recycled: Receiver<Box<Interval>>,
+    recycled: RefCell<Receiver<Box<Interval>>>,
+    /// Full ones that found the outbox full when the roster changed; they go before `current`.
+    of_old_rosters: RefCell<VecDeque<Box<Interval>>>,
     outbox: Sender<Box<Interval>>,
 }
 
 impl Recorder {
+    /// Counts by another roster from here on: a reload names other DSPs. An index that stands for the same DSP in both
+    /// goes on. Allocates; not while [`Self::is_behind`], or what waits for the housekeeping thread grows without bound.
+    pub fn go_on_with(&self, roster: &Arc<Roster>) {
+        let mut current = self.current.borrow_mut();
+        let (home, recycled) = bounded(INTERVALS_PER_RECORDER);
+        let mut next = Interval::new(current.shard, roster, home.clone());
+        next.gauges.go_on_from(&current.gauges);
+        let full = std::mem::replace(&mut *current, next);
+        let spare = Interval::new(current.shard, roster, home);
+        self.spare.set(Some(spare));
+        // What still travels is of the old roster, and is dropped where it finds nobody at home.
+        self.recycled.replace(recycled);
+        drop(current);
+        self.of_old_rosters.borrow_mut().push_back(full);
+        self.hand_over_old_rosters();
+    }
+
+    /// Whether what was counted by an earlier roster still waits to be handed over.
+    pub fn is_behind(&self) -> bool {
+        !self.hand_over_old_rosters()
+    }
+
+    /// In their order, as far as there is room; true if none is left.
+    fn hand_over_old_rosters(&self) -> bool {
+        let mut waiting = self.of_old_rosters.borrow_mut();
+        while let Some(full) = waiting.pop_front() {
+            if let Err(TrySendError::Full(full)) = self.outbox.try_send(full) {
+                waiting.push_front(full);
+                return false;
+            }
+        }
+        true
+    }
+
     /// A bid request spent `ns` in `stage`.
     pub fn stage(&self, stage: Stage, ns: u64) {
         self.current.borrow_mut().tally.stages[stage as usize].record(ns);
@@ -189,9 +295,13 @@ impl Recorder {
         self.current.borrow_mut().dsps[dsp].non_bids.add_one(code);
     }
 
-    /// What a winner pays, in micros per mille of the roster's currency.
-    pub fn clearing_price(&self, cpm_micros: u64) {
-        self.current.borrow_mut().clearing_price.record(cpm_micros);
+    /// What a winner pays, in micros per mille of this currency. Not counted if that is not the roster's: a reload has
+    /// changed it, the bid request was in flight, and a sum of two currencies would mean nothing.
+    pub fn clearing_price(&self, currency: &str, cpm_micros: u64) {
+        let interval = &mut **self.current.borrow_mut();
+        if interval.roster.currency() == currency {
+            interval.clearing_price.record(cpm_micros);
+        }
     }
 
     /// A bid request was refused unread.
@@ -278,6 +388,11 @@ impl Recorder {
         looped.passed_ns += passed_ns;
     }
 
+    /// Which configuration new bid requests meet, counted from 1.
+    pub fn config_generation(&self, now: u64) {
+        self.current.borrow_mut().gauges.config_generation = now;
+    }
+
     /// Orchestrations in flight now.
     pub fn in_flight(&self, now: u64) {
         self.current.borrow_mut().gauges.in_flight = now;
@@ -296,7 +411,14 @@ impl Recorder {
     /// Hands over what was counted since the last time. False if the housekeeping thread is behind: then the
     /// interval goes on, and the next call hands over both.
     pub fn publish(&self) -> bool {
-        let Some(mut next) = self.spare.take().or_else(|| self.recycled.try_recv().ok()) else {
+        if self.is_behind() {
+            return false;
+        }
+        let Some(mut next) = self
+            .spare
+            .take()
+            .or_else(|| self.recycled.borrow().try_recv().ok())
+        else {
             return false;
         };
         let mut current = self.current.borrow_mut();
@@ -315,10 +437,14 @@ impl Recorder {
 /// Hands over the last interval, with the gauges at zero: a shard that is gone holds nothing.
 impl Drop for Recorder {
     fn drop(&mut self) {
+        for full in self.of_old_rosters.get_mut().drain(..) {
+            // As below.
+            let _ = self.outbox.send_timeout(full, LAST_HAND_OVER);
+        }
         let Some(mut last) = self
             .spare
             .take()
-            .or_else(|| self.recycled.recv_timeout(LAST_HAND_OVER).ok())
+            .or_else(|| self.recycled.get_mut().recv_timeout(LAST_HAND_OVER).ok())
         else {
             return;
         };

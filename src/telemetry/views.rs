@@ -224,7 +224,7 @@ impl Merged {
 
     /// All DSPs that were ever configured, in the order of `total`, also those that the window knows nothing of.
     fn dsp_views(&self, counted: &Counted) -> Vec<DspView> {
-        let connections = self.dsp_connections();
+        let (configured, connections) = (self.configured(), self.dsp_connections());
         let nothing = DspTally::default();
         let in_window: BTreeMap<&str, &DspTally> = counted
             .dsps
@@ -237,7 +237,7 @@ impl Merged {
             .map(|(name, _)| {
                 let tally = in_window.get(name.as_str()).copied().unwrap_or(&nothing);
                 let connections = connections.get(name.as_str());
-                DspView::of(name, tally, connections)
+                DspView::of(name, configured.contains(name.as_str()), tally, connections)
             })
             .collect()
     }
@@ -292,10 +292,10 @@ fn stages(counted: &Counted) -> Vec<StageView> {
 }
 
 impl DspView {
-    fn of(name: &str, tally: &DspTally, connections: Option<&ConnectionCounts>) -> Self {
+    fn of(name: &str, configured: bool, tally: &DspTally, connections: Option<&ConnectionCounts>) -> Self {
         Self {
             name: name.to_owned(),
-            configured: connections.is_some(),
+            configured,
             state: state(tally).label(),
             calls: by_label(DspOutcome::ALL, |outcome| {
                 (outcome.label(), tally.calls.get(outcome))

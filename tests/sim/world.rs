@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, TICK, Timers};
-use corebid::fanout::{DspOptions, Fanout, Gatherings, Protocol, Target};
+use corebid::fanout::{DspId, DspOptions, DspSet, Fanout, Gatherings, Protocol, Target};
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::Validation;
 use corebid::orchestration::{Options, Orchestrator, Outcome, Panicked, isolate};
@@ -225,9 +225,16 @@ impl World {
             prefer_deals: false,
         };
         let deadline = Duration::from_millis(self.chance.between(20, 120));
-        let dsps: Rc<[_]> = (0..self.dsps).map(|dsp| self.dsp_options(dsp)).collect();
+        let mut asked = Vec::new();
+        for dsp in 0..self.dsps {
+            // Whoever was taken out comes back in another reload, or never; one is always there.
+            if self.chance.permille(800) || (dsp + 1 == self.dsps && asked.is_empty()) {
+                let id = DspId(u16::try_from(dsp).unwrap());
+                asked.insert(self.chance.index(asked.len() + 1), (id, self.dsp_options(dsp)));
+            }
+        }
         let fanout = Fanout::new(
-            dsps,
+            DspSet::new(asked),
             Rc::clone(&self.network),
             Rc::clone(&self.gatherings),
             Rc::clone(&self.timers),
@@ -241,15 +248,18 @@ impl World {
             validation: Validation::default(),
             writes_no_bid: false,
         };
-        let exchange = Orchestrator::new(
-            options,
-            fanout,
-            Rc::clone(&self.timers),
-            Rc::clone(&self.recorder),
-        );
-        if !self.exchanges.is_empty() {
-            self.tally.reloaded += 1;
-        }
+        let exchange = match self.exchanges.last() {
+            None => Orchestrator::new(
+                options,
+                fanout,
+                Rc::clone(&self.timers),
+                Rc::clone(&self.recorder),
+            ),
+            Some((before, ..)) => {
+                self.tally.reloaded += 1;
+                before.successor(options, fanout)
+            }
+        };
         self.exchanges.push((Rc::new(exchange), rules, deadline));
     }
 
@@ -266,6 +276,7 @@ impl World {
             tls: None,
             connections_max: 1,
             connections_warm: 0,
+            response_bytes_max: 256 << 10,
             gzip: false,
         }
     }

@@ -146,7 +146,11 @@ impl Pool {
 
     pub(super) fn on_http1_bytes(&self, index: usize, bytes: &[u8], now: Instant) -> Fate {
         let mut connections = self.connections.borrow_mut();
-        let Some(Wire::Http1(exchange)) = connections.get_mut(index).map(|c| &mut c.wire) else {
+        let Some(connection) = connections.get_mut(index) else {
+            return Fate::Closes;
+        };
+        let limit = self.dsp(connection.dsp).options.response_bytes_max;
+        let Wire::Http1(exchange) = &mut connection.wire else {
             return Fate::Closes;
         };
         let Some(call) = &mut exchange.call else {
@@ -156,7 +160,6 @@ impl Pool {
             return Fate::Closes;
         };
         call.answer_begun = true;
-        let limit = self.limits.response_bytes_max;
         let failure = match exchange.reader.read(bytes, &mut exchange.body, limit) {
             Ok((_, None)) => return Fate::Lives,
             Ok((used, Some(head))) => {
@@ -178,7 +181,7 @@ impl Pool {
             return Fate::Closes;
         };
         let token = Token::new(index, connection.generation);
-        let dsp = &self.dsps[connection.dsp];
+        let dsp = &*self.dsp(connection.dsp);
         let Wire::Http1(exchange) = &mut connection.wire else {
             return Fate::Closes;
         };

@@ -138,21 +138,12 @@ impl Pool {
 
     /// Opens a connection; calls can be started on it at once.
     pub(super) fn converse(&self, dsp: &Dsp, now: Instant) -> Result<Token, CallFailure> {
-        if dsp.http2.retired.get() > dsp.connections_max {
+        if dsp.http2.retired.get() > dsp.connections_max.get() {
             return Err(CallFailure::Throttled);
         }
-        let token = self.open(dsp, now, || Wire::Http2(Box::new(self.conversation(now))))?;
+        let token = self.open(dsp, now, || Wire::Http2(Box::new(Conversation::new(dsp, now))))?;
         dsp.http2.takes_calls.borrow_mut().push(token);
         Ok(token)
-    }
-
-    pub(super) fn conversation(&self, now: Instant) -> Conversation {
-        Conversation {
-            http: ClientConnection::new(self.limits.response_bytes_max),
-            is_listed: false,
-            heard_at: now,
-            pinged_at: None,
-        }
     }
 
     /// Has the connection's output sent with the next flush.
@@ -169,7 +160,7 @@ impl Pool {
         let Some(connection) = connections.alive(token) else {
             return Fate::Closes;
         };
-        let dsp = &self.dsps[connection.dsp];
+        let dsp = &*self.dsp(connection.dsp);
         let Wire::Http2(conversation) = &mut connection.wire else {
             return Fate::Closes;
         };
@@ -290,6 +281,15 @@ impl Connection {
 }
 
 impl Conversation {
+    pub(super) fn new(dsp: &Dsp, now: Instant) -> Self {
+        Self {
+            http: ClientConnection::new(dsp.options.response_bytes_max),
+            is_listed: false,
+            heard_at: now,
+            pinged_at: None,
+        }
+    }
+
     /// Gives up calls that are long over, and tells when the whole connection is to be closed.
     pub(super) fn age(
         &mut self,
@@ -328,6 +328,10 @@ impl Conversation {
                 Age::Good
             }
         }
+    }
+
+    pub(super) fn has_calls(&self) -> bool {
+        self.http.calls() > 0
     }
 
     pub(super) fn is_retired(&self) -> bool {

@@ -1,4 +1,5 @@
-//! Connections of one shard to its DSPs: opened before calls need them ([`warm`]) or as they do ([`opening`]), driven by
+//! Connections of one shard to its DSPs: opened before calls need them ([`warm`]) or as they do ([`opening`]), for
+//! whichever DSPs a configuration names ([`seats`]), driven by
 //! the shard's readiness set, closed when they are of no more use. What is said on them is in [`h1`] (one call at a
 //! time on each) and [`h2`] (all at once).
 //!
@@ -9,16 +10,16 @@
 mod h1;
 mod h2;
 mod opening;
+mod seats;
 mod warm;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use slab::Slab;
 
-use super::dsp::{DspId, DspOptions, Protocol};
+use super::dsp::{DspId, DspOptions};
 use super::gatherings::{Gatherings, Ticket};
 use super::{CallFailure, Observer, Outgoing, Reply, Transport};
 use crate::clock::Instant;
@@ -37,8 +38,6 @@ const READS_IN_A_ROW_MAX: usize = 8;
 /// Limits of the pool that are not a DSP's own.
 #[derive(Debug, Clone)]
 pub struct PoolLimits {
-    /// One answer, compressed as well as decompressed.
-    pub response_bytes_max: usize,
     /// A connect that takes longer has failed. Far above any deadline: the call that opened the connection is given
     /// up in its own time, the connection may still serve the next.
     pub connect_timeout: Duration,
@@ -55,7 +54,6 @@ pub struct PoolLimits {
 impl Default for PoolLimits {
     fn default() -> Self {
         Self {
-            response_bytes_max: 256 << 10,
             connect_timeout: Duration::from_secs(1),
             handshake_timeout: Duration::from_secs(1),
             late_drain: Duration::from_secs(1),
@@ -79,7 +77,8 @@ pub struct Connections {
 
 /// See the module's description.
 pub struct Pool {
-    dsps: Vec<Dsp>,
+    /// By [`DspId`]. A place that nobody has keeps who had it last.
+    dsps: RefCell<Vec<Rc<Dsp>>>,
     connections: RefCell<Slab<Connection>>,
     readiness: Rc<Readiness>,
     gatherings: Rc<Gatherings>,
@@ -95,26 +94,38 @@ pub struct Pool {
     unflushed: RefCell<Vec<Token>>,
     /// Kept for its memory: what one read has brought to an end.
     ended: RefCell<Vec<h2::Ended>>,
+    /// Room for the sessions of every DSP with TLS.
+    tls_scratch: Rc<Scratch>,
 }
 
 struct Dsp {
     id: DspId,
-    address: SocketAddr,
+    /// As it came. What its connections do not depend on may have changed since: that is in cells of its own.
+    options: DspOptions,
+    standing: Cell<Standing>,
     tls: Option<TlsClient>,
-    gzip: bool,
-    connections_max: usize,
+    connections_max: Cell<usize>,
     /// Connections that take calls or will take some again.
     open: Cell<usize>,
     /// Of these, those that are not up yet.
     opening: Cell<usize>,
-    /// As configured.
-    protocol: Protocol,
     /// What calls are prepared for. Where the DSP picks, what it picked last; until it has, HTTP/2, because then all
     /// calls wait for one connection and not each for its own.
     speaks: Cell<Speaks>,
     http1: h1::DspSide,
     http2: h2::DspSide,
     warmth: Warmth,
+}
+
+/// Whether a DSP has its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is one of those that new bid requests are sent to.
+    Asked,
+    /// It is none of them any more; calls to it may still be under way, or be made by what is in flight.
+    Leaving,
+    /// It is gone, and another may have its place.
+    Gone,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,26 +205,8 @@ impl Pool {
         gatherings: Rc<Gatherings>,
         observer: Rc<dyn Observer>,
     ) -> Self {
-        let scratch = Rc::new(Scratch::default());
-        let dsp = |(index, options): (usize, &DspOptions)| Dsp {
-            id: DspId(u16::try_from(index).unwrap_or(u16::MAX)),
-            address: options.target.address,
-            tls: options.tls.as_ref().map(|tls| TlsClient::new(tls, &scratch)),
-            gzip: options.gzip,
-            connections_max: options.connections_max,
-            open: Cell::new(0),
-            opening: Cell::new(0),
-            protocol: options.protocol,
-            speaks: Cell::new(match (options.protocol, &options.tls) {
-                (Protocol::Http1, _) | (Protocol::Negotiated, None) => Speaks::Http1,
-                (Protocol::Http2, _) | (Protocol::Negotiated, Some(_)) => Speaks::Http2,
-            }),
-            http1: h1::DspSide::new(options),
-            http2: h2::DspSide::new(options),
-            warmth: Warmth::new(options.connections_warm),
-        };
-        Self {
-            dsps: dsps.iter().enumerate().map(dsp).collect(),
+        let pool = Self {
+            dsps: RefCell::default(),
             connections: RefCell::default(),
             readiness,
             gatherings,
@@ -226,7 +219,10 @@ impl Pool {
             unread: RefCell::default(),
             unflushed: RefCell::default(),
             ended: RefCell::default(),
-        }
+            tls_scratch: Rc::default(),
+        };
+        pool.seat(dsps);
+        pool
     }
 
     /// Moves every byte that can move now, but for calls over HTTP/2: these gather until [`Self::flush`].
@@ -291,7 +287,7 @@ impl Pool {
     /// Closes what has grown too old. To be called about once a second.
     pub fn sweep(&self, now: Instant) {
         let (mut old, mut given_up, mut stalled) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut worn, mut sound) = (Vec::new(), vec![0; self.dsps.len()]);
+        let (mut worn, mut sound) = (Vec::new(), vec![0; self.dsps.borrow().len()]);
         for (index, connection) in self.connections.borrow_mut().iter_mut() {
             let token = Token::new(index, connection.generation);
             let age = now.since(connection.since);
@@ -321,7 +317,7 @@ impl Pool {
             }
         }
         for (dsp, token, calls) in given_up {
-            self.complete_all(&self.dsps[dsp], token, calls, now);
+            self.complete_all(&self.dsp(dsp), token, calls, now);
         }
         for token in stalled {
             self.fail_handshake(token, Failure::Timeout, &"it takes too long", now);
@@ -335,7 +331,7 @@ impl Pool {
     /// The state of every DSP's connections, by [`DspId`].
     pub fn count_connections(&self, counts: &mut Vec<Connections>) {
         counts.clear();
-        counts.resize(self.dsps.len(), Connections::default());
+        counts.resize(self.dsps.borrow().len(), Connections::default());
         for (_, connection) in self.connections.borrow().iter() {
             let count = &mut counts[connection.dsp];
             let place = match &connection.wire {
@@ -345,6 +341,10 @@ impl Pool {
             };
             *place += 1;
         }
+    }
+
+    fn dsp(&self, index: usize) -> Rc<Dsp> {
+        Rc::clone(&self.dsps.borrow()[index])
     }
 
     fn on_ready(&self, token: Token, ready: Ready, now: Instant) {
@@ -416,11 +416,11 @@ impl Pool {
         if !gzipped || body.is_empty() {
             return Ok(body);
         }
-        if !dsp.gzip {
+        if !dsp.options.gzip {
             return Err(CallFailure::BadEncoding);
         }
         let mut plain = self.gatherings.buffer();
-        let result = gunzip(&body, &mut plain, self.limits.response_bytes_max);
+        let result = gunzip(&body, &mut plain, dsp.options.response_bytes_max);
         self.gatherings.recycle(body);
         match result {
             Ok(()) => Ok(plain),
@@ -434,7 +434,7 @@ impl Pool {
         let Some(connection) = self.connections.borrow_mut().try_remove(index) else {
             return;
         };
-        let dsp = &self.dsps[connection.dsp];
+        let dsp = &*self.dsp(connection.dsp);
         let token = Token::new(index, connection.generation);
         if connection.phase != Phase::Open {
             dsp.opening.set(dsp.opening.get() - 1);
@@ -482,7 +482,7 @@ impl Pool {
 
 impl Transport for Pool {
     fn start(&self, outgoing: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
-        let dsp = &self.dsps[outgoing.dsp.index()];
+        let dsp = &*self.dsp(outgoing.dsp.index());
         self.calls_started.set(self.calls_started.get().wrapping_add(1));
         match dsp.speaks.get() {
             Speaks::Http1 => self.start_http1(dsp, outgoing, ticket, now),

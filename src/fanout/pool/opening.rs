@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::h1::Exchange;
+use super::h2::Conversation;
 use super::{Alive, Connection, Dsp, Phase, Pool, Speaks, Token, Wire};
 use crate::clock::Instant;
 use crate::fanout::{CallFailure, Handshake, Protocol};
@@ -17,11 +18,11 @@ impl Pool {
         now: Instant,
         wire: impl FnOnce() -> Wire,
     ) -> Result<Token, CallFailure> {
-        if dsp.open.get() >= dsp.connections_max {
+        if dsp.open.get() >= dsp.connections_max.get() {
             return Err(CallFailure::Throttled);
         }
-        let channel =
-            Channel::connect(dsp.address, dsp.tls.as_ref()).map_err(|_| CallFailure::Unreachable)?;
+        let channel = Channel::connect(dsp.options.target.address, dsp.tls.as_ref())
+            .map_err(|_| CallFailure::Unreachable)?;
         // The highest bit of a token is the readiness set's.
         self.generation.set((self.generation.get() + 1) & (u32::MAX >> 1));
         let generation = self.generation.get();
@@ -77,7 +78,7 @@ impl Pool {
         match handshake {
             Ok(None) => {}
             Ok(Some(agreed)) => {
-                self.agreed(&self.dsps[at], token, agreed, since, now);
+                self.agreed(&self.dsp(at), token, agreed, since, now);
                 // What came behind the handshake was read with it and makes no event any more.
                 self.read(token, ready.closing, now);
             }
@@ -86,7 +87,7 @@ impl Pool {
     }
 
     fn agreed(&self, dsp: &Dsp, token: Token, agreed: Agreed, since: Instant, now: Instant) {
-        let picks = match (dsp.protocol, agreed.h2) {
+        let picks = match (dsp.options.protocol, agreed.h2) {
             (Protocol::Http2, false) => {
                 let why = &"it does not agree to HTTP/2 (ALPN)";
                 return self.fail_handshake(token, Failure::Protocol, why, now);
@@ -114,7 +115,7 @@ impl Pool {
         let wire = match (picks, &connection.wire) {
             (Speaks::Http1, Wire::Http1(_)) | (Speaks::Http2, Wire::Http2(_)) => return,
             (Speaks::Http1, _) => Wire::Http1(Exchange::free(&self.gatherings)),
-            (Speaks::Http2, _) => Wire::Http2(Box::new(self.conversation(now))),
+            (Speaks::Http2, _) => Wire::Http2(Box::new(Conversation::new(dsp, now))),
         };
         let prepared = std::mem::replace(&mut connection.wire, wire);
         drop(connections);
@@ -136,7 +137,7 @@ impl Pool {
         let Some(connection) = connections.alive(token) else {
             return;
         };
-        let dsp = &self.dsps[connection.dsp];
+        let dsp = &*self.dsp(connection.dsp);
         connection.phase = Phase::Open;
         connection.since = now;
         dsp.opening.set(dsp.opening.get() - 1);
@@ -182,7 +183,7 @@ impl Pool {
         let at = self.connections.borrow_mut().alive(token).map(|c| c.dsp);
         if let Some(at) = at {
             let handshake = Handshake::Failed { failure, why };
-            self.observer.handshake(self.dsps[at].id, handshake);
+            self.observer.handshake(self.dsp(at).id, handshake);
         }
     }
 }

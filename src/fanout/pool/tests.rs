@@ -14,7 +14,7 @@ use corebid_loadtest::simulated::Profile;
 
 use super::*;
 use crate::clock::{self, Timers};
-use crate::fanout::{Call, Fanout, Handshake, Target};
+use crate::fanout::{Call, Fanout, Handshake, Protocol, Target};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -88,6 +88,11 @@ impl Bench {
         }
     }
 
+    pub(super) fn is_warm(&self) -> bool {
+        let all: Vec<_> = self.fanout.dsps().iter().map(|(id, _)| id).collect();
+        self.pool.is_warm(&all, self.now())
+    }
+
     pub(super) fn now(&self) -> Instant {
         clock::now().after(self.ahead.get())
     }
@@ -108,7 +113,7 @@ impl Bench {
     pub(super) fn warm_up(&self) {
         self.turn_until(|| {
             self.pool.warm(self.now());
-            self.pool.is_warm(self.now())
+            self.is_warm()
         });
     }
 
@@ -134,7 +139,7 @@ impl Bench {
     #[track_caller]
     pub(super) fn ask(&self, bodies: &[Vec<u8>], timeout: Duration) -> BTreeMap<String, usize> {
         let due_at = self.now().after(timeout);
-        let dsps = u16::try_from(self.fanout.dsps().len()).unwrap();
+        let dsps = u16::try_from(self.fanout.dsps().count()).unwrap();
         let calls: Vec<Vec<Call<'_>>> = bodies
             .iter()
             .map(|body| {

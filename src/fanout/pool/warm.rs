@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::h1::Exchange;
 use super::{Alive, Dsp, Phase, Pool, Speaks, Wire};
 use crate::clock::Instant;
-use crate::fanout::CallFailure;
+use crate::fanout::{CallFailure, DspId};
 
 /// After the first connection that came to nothing; after each that follows twice as long.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ const OPENED_AT_ONCE_MAX: usize = 8;
 /// When connections are to be opened that no call has asked for.
 #[derive(Debug)]
 pub(super) struct Warmth {
-    wanted: usize,
+    pub(super) wanted: Cell<usize>,
     /// In a row.
     failures: Cell<u32>,
     not_before: Cell<Instant>,
@@ -38,7 +38,7 @@ pub(super) struct Warmth {
 impl Warmth {
     pub(super) fn new(wanted: usize) -> Self {
         Self {
-            wanted,
+            wanted: Cell::new(wanted),
             failures: Cell::new(0),
             not_before: Cell::new(Instant::from_nanos(0)),
             worn: Cell::new(0),
@@ -79,10 +79,10 @@ impl Dsp {
     /// Connections to have, with what it speaks as far as that is known.
     fn wanted(&self) -> usize {
         let useful = match self.speaks.get() {
-            Speaks::Http1 => self.connections_max,
+            Speaks::Http1 => self.connections_max.get(),
             Speaks::Http2 => 1,
         };
-        self.warmth.wanted.min(useful)
+        self.warmth.wanted.get().min(useful)
     }
 
     fn missing(&self, now: Instant) -> usize {
@@ -99,7 +99,7 @@ impl Pool {
     /// second, at the start more often.
     pub fn warm(&self, now: Instant) {
         let mut left = OPENED_AT_ONCE_MAX;
-        for dsp in &self.dsps {
+        for dsp in &*self.dsps.borrow() {
             for _ in 0..dsp.missing(now).min(left) {
                 left -= 1;
                 match self.open_warm(dsp, now) {
@@ -114,10 +114,11 @@ impl Pool {
         }
     }
 
-    /// Whether every DSP has the connections it should have, or could not be reached just now.
+    /// Whether each of these DSPs has the connections it should have, or could not be reached just now.
     #[must_use]
-    pub fn is_warm(&self, now: Instant) -> bool {
-        self.dsps.iter().all(|dsp| {
+    pub fn is_warm(&self, dsps: &[DspId], now: Instant) -> bool {
+        dsps.iter().all(|id| {
+            let dsp = self.dsp(id.index());
             let up = dsp.open.get().saturating_sub(dsp.opening.get());
             up >= dsp.wanted() || dsp.warmth.is_backing_off(now)
         })
@@ -137,15 +138,16 @@ impl Pool {
     /// Closes connections that are idle for too long, unless they are needed until there are others in their place.
     /// `worn` are those by the position of their DSP; `sound` says for each DSP how many others are up.
     pub(super) fn renew(&self, worn: &[(usize, usize)], sound: &[usize], now: Instant) {
-        for dsp in &self.dsps {
+        let dsps = self.dsps.borrow();
+        for dsp in &*dsps {
             dsp.warmth.worn.set(0);
         }
         for &(at, index) in worn {
-            let dsp = &self.dsps[at];
+            let dsp = &dsps[at];
             let kept = dsp.warmth.worn.get();
             let is_needed = sound[at] + kept < dsp.wanted();
             // Where no more may be open, one has to go before another can come.
-            let can_wait = dsp.open.get() < dsp.connections_max;
+            let can_wait = dsp.open.get() < dsp.connections_max.get();
             if is_needed && can_wait {
                 dsp.warmth.worn.set(kept + 1);
             } else {
@@ -154,7 +156,7 @@ impl Pool {
         }
         // Those that have ended are still named where nobody looks while there are younger ones.
         let mut connections = self.connections.borrow_mut();
-        for dsp in &self.dsps {
+        for dsp in &*dsps {
             let mut is_up = |token: &_| connections.alive(*token).is_some();
             dsp.http1.idle.borrow_mut().retain(&mut is_up);
             let mut is_opening =

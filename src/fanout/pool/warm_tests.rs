@@ -66,7 +66,7 @@ fn connections_are_there_before_the_first_call() {
         (&h2, Protocol::Negotiated, 64, 1),
     ] {
         let bench = bench(dsps, protocol, max);
-        assert!(!bench.pool.is_warm(bench.now()));
+        assert!(!bench.is_warm());
         bench.warm_up();
         assert_eq!(bench.connections(), idle(open), "{protocol:?} of {max}");
         let handshakes = bench.told.handshakes.borrow().len();
@@ -100,7 +100,7 @@ fn who_wants_none_has_none_and_is_warm() {
     let dsps = plain();
     let bench = Bench::new(&[dsp(dsps.ports()[0], Protocol::Http1)], PoolLimits::default());
     bench.pool.warm(bench.now());
-    assert!(bench.pool.is_warm(bench.now()));
+    assert!(bench.is_warm());
     assert_eq!(bench.connections(), [Connections::default()]);
 }
 
@@ -189,9 +189,9 @@ fn idle_connections_are_replaced_before_they_are_closed() {
             bench.sweep();
             assert_eq!(bench.connections(), idle(open), "{protocol:?}");
         }
-        assert!(bench.pool.dsps[0].http1.idle.borrow().len() <= WARM, "it forgets");
+        assert!(bench.pool.dsp(0).http1.idle.borrow().len() <= WARM, "it forgets");
         assert!(
-            bench.pool.dsps[0].http2.takes_calls.borrow().len() <= 1,
+            bench.pool.dsp(0).http2.takes_calls.borrow().len() <= 1,
             "it forgets"
         );
         assert_eq!(

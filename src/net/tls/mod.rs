@@ -43,6 +43,21 @@ pub struct ServerName(pki_types::ServerName<'static>);
 pub struct TlsOptions {
     config: Arc<ClientConfig>,
     server_name: ServerName,
+    /// What the config was made of, to tell whether another one is the same.
+    roots: Roots,
+    identity: Option<Identity>,
+}
+
+impl Eq for TlsOptions {}
+
+/// By what they were made of.
+impl PartialEq for TlsOptions {
+    fn eq(&self, other: &Self) -> bool {
+        self.server_name == other.server_name
+            && self.roots == other.roots
+            && self.identity == other.identity
+            && self.config.alpn_protocols == other.config.alpn_protocols
+    }
 }
 
 /// The same on one shard, with the sessions that can be resumed.
@@ -195,6 +210,8 @@ impl TlsOptions {
         Ok(Self {
             config: Arc::new(config),
             server_name,
+            roots: roots.clone(),
+            identity: identity.cloned(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What shards know of each other: a row each, written by its shard off the request path and read by the others when
 //! they accept. A row has an inbox for sockets, with a bell.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl Balance {
         let member = Member {
             balance: Arc::clone(self),
             index,
-            passes,
+            passes: Cell::new(passes),
             peers: RefCell::default(),
             smoothed: RefCell::default(),
         };
@@ -205,7 +205,7 @@ impl Drop for Counted {
 pub(in crate::shard) struct Member {
     balance: Arc<Balance>,
     index: usize,
-    passes: bool,
+    passes: Cell<bool>,
     peers: RefCell<Vec<Peer>>,
     smoothed: RefCell<Smoothed>,
 }
@@ -254,6 +254,11 @@ impl Member {
         row.said_at_nanos.store(now.as_nanos(), Ordering::Relaxed);
     }
 
+    /// Whether this shard passes connections to others from now on.
+    pub(in crate::shard) fn may_pass(&self, passes: bool) {
+        self.passes.set(passes);
+    }
+
     /// Whether others may pass connections to this shard.
     pub(in crate::shard) fn is_open(&self) -> bool {
         self.balance.rows[self.index].is_open()
@@ -271,7 +276,7 @@ impl Member {
         let own = &rows[self.index];
         let mut peers = self.peers.borrow_mut();
         for _ in 0..TRIES_MAX {
-            if !self.passes || !self.is_open() {
+            if !self.passes.get() || !self.is_open() {
                 break;
             }
             let load = own.load();
