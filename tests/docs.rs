@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use corebid::config;
 use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
 use corebid::telemetry::{
-    BidResult, ConnectionState, DspOutcome, PanicLayer, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 
 /// `[text](target)` in every document: the target exists; where the text is a function's name (`` `Type::name` ``), the
@@ -143,6 +143,11 @@ fn metrics_keep_their_names_and_labels() {
         "queue_delay_seconds{}",
         "timer_late_seconds{}",
         "shard_cpu_seconds_total{shard}",
+        "config_reloads_total{result}",
+        "config_last_reload_successful{}",
+        "config_last_reload_success_timestamp_seconds{}",
+        "config_generation{shard}",
+        "config_info{hash}",
         "build_info{version}",
     ];
     let there: Vec<_> = CATALOGUE
@@ -163,8 +168,8 @@ fn metrics_document() -> String {
          the catalogue in [prometheus.rs](../src/telemetry/prometheus.rs) by `COREBID_WRITE_DOCS=1 cargo test --test docs`; what to\n\
          watch of it: [operations](operations.md).\n\n\
          A count is at most 0.3 s old. Counters and histograms count since the process started and survive the restart of a\n\
-         shard. No traffic can grow the number of series: a DSP is one that is or was configured, and every other label is one\n\
-         of the closed lists below, with the rest counted as `other`.\n\n\
+         shard. No traffic can grow the number of series: a DSP is one that is configured or among the last 64 that a reload has\n\
+         taken out, and every other label is one of the closed lists below, with the rest counted as `other`.\n\n\
          | name, with `corebid_` before it | type | labels | what it is |\n|---|---|---|---|\n",
     );
     for metric in CATALOGUE {
@@ -190,7 +195,8 @@ fn metrics_document() -> String {
          | `code` | OpenRTB's non-bid status code, or `other` past 48 different ones |\n\
          | `currency` | ISO 4217 |\n\
          | `side` | `ssp` or `dsp` |\n\
-         | `version` | of corebid |\n",
+         | `version` | of corebid |\n\
+         | `hash` | of the configuration in force: hexadecimal, for telling hosts apart |\n",
     );
     values(
         &mut text,
@@ -204,8 +210,13 @@ fn metrics_document() -> String {
     );
     values(
         &mut text,
-        "result",
+        "result` of `bids_total",
         BidResult::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "result` of `config_reloads_total",
+        ReloadResult::ALL.map(|value| (value.label(), value.meaning())),
     );
     values(
         &mut text,

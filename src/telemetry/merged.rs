@@ -248,7 +248,7 @@ mod tests {
     use super::super::labels::{
         BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, Placed, ShedReason,
     };
-    use super::super::recorder::{Recorder, Recorders, channel};
+    use super::super::recorder::{Recorder, Recorders, Seat, channel};
     use super::*;
 
     const SHARDS: u64 = 4;
@@ -437,6 +437,118 @@ mod tests {
             bids,
             [("a".to_owned(), 0), ("b".to_owned(), 2), ("c".to_owned(), 0)]
         );
+    }
+
+    #[test]
+    fn a_recorder_that_goes_on_with_another_roster_loses_nothing() {
+        let (recorders, mut merged) = channel(1); // two places
+        let recorder = recorders.recorder(0, &roster(&["a", "b"]));
+        let seats = |seats: &[Seat]| Arc::new(Roster::of(seats.to_vec(), "USD"));
+        let [a, b, c] = ["a", "b", "c"].map(str::to_owned);
+        let calls = |merged: &Merged| -> Vec<(String, u64)> {
+            let dsps = merged.total.dsps.iter();
+            dsps.map(|(name, tally)| (name.clone(), tally.calls.sum()))
+                .collect()
+        };
+        let call = |dsp| recorder.dsp_call(dsp, DspOutcome::Bid, 1);
+        recorder.in_flight(7);
+        recorder.dsp_connections(1, ConnectionState::Idle, 5);
+        (0..2).for_each(call);
+        recorder.clearing_price("USD", 1);
+        // `a` leaves and is still called by what is in flight, `b` is reached anew, `c` is new.
+        recorder.go_on_with(&seats(&[
+            Seat::Leaving(a.clone()),
+            Seat::Leaving(b.clone()),
+            Seat::Asked(b.clone()),
+            Seat::Asked(c.clone()),
+        ]));
+        (0..4).for_each(call);
+        recorder.dsp_connections(2, ConnectionState::Idle, 1);
+        assert!(!recorder.is_behind());
+        // Nobody collects: the channel is full, what is counted waits.
+        assert!(recorder.publish());
+        recorder.go_on_with(&Arc::new(Roster::of(
+            vec![Seat::Asked(c.clone()), Seat::Empty, Seat::Asked(b.clone())],
+            "EUR",
+        )));
+        assert!(recorder.is_behind() && !recorder.publish());
+        recorder.clearing_price("USD", 1);
+        recorder.clearing_price("EUR", 1);
+        call(0);
+        merged.collect();
+        assert_eq!(calls(&merged), [(a.clone(), 2), (b.clone(), 3), (c.clone(), 1)]);
+        assert_eq!(merged.configured(), BTreeSet::from(["b", "c"]));
+        let idle = |merged: &Merged| -> Vec<(String, u64)> {
+            let dsps = merged.dsp_connections().into_iter();
+            dsps.map(|(name, counts)| (name.to_owned(), counts.get(ConnectionState::Idle)))
+                .collect()
+        };
+        assert_eq!(idle(&merged), [(b.clone(), 6), (c.clone(), 0)]);
+        for _ in 0..2 {
+            assert!(recorder.publish(), "there are two intervals of the new roster");
+            merged.collect();
+        }
+        assert_eq!(calls(&merged), [(a, 2), (b, 3), (c, 2)]);
+        assert_eq!(merged.in_flight().collect::<Vec<_>>(), [(0, 7)], "gauges go on");
+        let prices: Vec<_> = merged
+            .total
+            .clearing_prices
+            .iter()
+            .map(|(currency, prices)| (currency.as_str(), prices.count()))
+            .collect();
+        assert_eq!(prices, [("EUR", 1), ("USD", 1)], "never one as the other");
+    }
+
+    #[test]
+    fn dsps_that_left_are_forgotten_beyond_a_number() {
+        let (recorders, mut merged) = channel(1);
+        let at = |second: u64| Moment {
+            monotonic: Duration::from_secs(second),
+            unix: Duration::from_secs(second),
+        };
+        let recorder = recorders.recorder(0, &roster(&["stays", "first"]));
+        merged.tick(at(0));
+        let reloads = REMOVED_KEPT as u64 + 2;
+        for n in 0..reloads {
+            recorder.dsp_call(0, DspOutcome::Bid, 1);
+            recorder.dsp_call(1, DspOutcome::NoBid, 1);
+            recorder.publish();
+            merged.collect();
+            merged.tick(at(n + 1));
+            recorder.go_on_with(&roster(&["stays", &format!("dsp{n}")]));
+            merged.collect();
+        }
+        recorder.publish();
+        merged.collect();
+        let names: Vec<_> = merged.total.dsps.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names.len(), 2 + REMOVED_KEPT);
+        assert_eq!(
+            names[..3],
+            ["stays", "dsp1", "dsp2"],
+            "those that left first are gone"
+        );
+        assert_eq!(
+            merged.total.dsps[0].1.calls.sum(),
+            reloads,
+            "who stays does not jump"
+        );
+        assert_eq!(
+            merged
+                .second
+                .dsps
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>(),
+            names,
+            "the same order in both"
+        );
+        // What is remembered of a second stands where the DSPs stand now.
+        for second in merged.history.since(0) {
+            assert_eq!(second.dsps[0].calls, 1);
+            let called: u64 = second.dsps.iter().skip(1).map(|dsp| dsp.calls).sum();
+            assert_eq!(called, u64::from(second.number >= 2), "{}", second.number);
+        }
+        assert_eq!(merged.history.since(5).next().unwrap().dsps[4].calls, 1, "dsp4");
     }
 
     #[test]

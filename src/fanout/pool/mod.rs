@@ -550,6 +550,9 @@ impl std::fmt::Debug for Pool {
 }
 
 #[cfg(test)]
+mod seats_tests;
+
+#[cfg(test)]
 mod tests;
 
 #[cfg(test)]

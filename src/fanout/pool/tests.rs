@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What the pool tells.
 #[derive(Default)]
 pub(super) struct Told {
-    late: Cell<usize>,
+    pub(super) late: Cell<usize>,
     /// "full", "resumed", or why there is no session.
     pub(super) handshakes: RefCell<Vec<String>>,
 }
@@ -44,7 +44,7 @@ impl Observer for Told {
 /// A shard's fan-out without the shard: turned by the test.
 pub(super) struct Bench {
     pub(super) pool: Rc<Pool>,
-    fanout: Fanout<Rc<Pool>>,
+    pub(super) fanout: Fanout<Rc<Pool>>,
     timers: Rc<Timers>,
     pub(super) told: Rc<Told>,
     /// How far the pool's clock is ahead of everybody else's.
@@ -201,7 +201,7 @@ pub(super) fn bid_requests(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(bid_request).collect()
 }
 
-fn simulated(count: u16, faults: Vec<(u16, Fault)>) -> Dsps {
+pub(super) fn simulated(count: u16, faults: Vec<(u16, Fault)>) -> Dsps {
     let profile = Profile {
         count,
         bid_share: 1.0,
