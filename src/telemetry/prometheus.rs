@@ -354,7 +354,8 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Always 1; the label tells the configuration in force from others, with all files it names.",
         labels: &["hash"],
         samples: |merged, samples| {
-            samples.integer(&[&format_args!("{:016x}", merged.process().config_hash())], 1)
+            let hash = format!("{:016x}", merged.process().config_hash());
+            samples.integer(&[&hash], 1);
         },
     },
     Metric {
