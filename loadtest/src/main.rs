@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use corebid_loadtest::report::compare;
 use corebid_loadtest::{dsps, generate};
 
 /// Load tests an OpenRTB exchange: an open-loop SSP on one side, simulated DSPs on the other.
@@ -19,6 +20,7 @@ enum Command {
     Run(Box<generate::Args>),
     Hold(Box<generate::hold::Args>),
     Dsps(Box<dsps::command::Args>),
+    Compare(compare::Args),
 }
 
 fn main() -> ExitCode {
@@ -26,5 +28,6 @@ fn main() -> ExitCode {
         Command::Run(args) => generate::run(&args),
         Command::Hold(args) => generate::hold::run(&args),
         Command::Dsps(args) => dsps::command::run(&args),
+        Command::Compare(args) => compare::run(&args),
     })
 }

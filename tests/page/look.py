@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Opens the latency page of a running corebid in headless Chromium, as a desk and a phone show it, light and dark;
-saves a picture of each, and fails when the page complains, stays empty, or is wider than its screen.
+"""Opens the latency page of a running corebid, or a load tester's report, in headless Chromium, as a desk and a phone
+show it, light and dark; saves a picture of each, and fails when the page complains, stays empty, or is wider than its
+screen.
 
     tests/page/look.py http://127.0.0.1:9090/ [--out DIR] [--wait SECONDS] [--only desk-light]
+    tests/page/look.py --kind report file:///tmp/runs/a/report.html [...]
 
 Needs Python 3 and Chromium (CHROMIUM names another binary), and nothing else: it talks to the browser over a pipe.
 """
@@ -24,8 +26,13 @@ SCREENS = [
     ("phone-dark", 390, 844, 2, "dark"),
 ]
 
-# What must be there once the page has had an answer. Each is true or says what is wrong.
-CHECKS = """(() => {
+# What is true of all pages. The rest says what must be there once the page has had its figures.
+ALWAYS = """
+  if (document.documentElement.scrollWidth > innerWidth) wrong.push(`${document.documentElement.scrollWidth} px wide`);
+  for (const th of document.querySelectorAll("th")) if (!th.scope && !th.closest(".u-legend")) wrong.push("a th without scope");
+  return wrong;
+})()"""
+LIVE = """(() => {
   const wrong = [];
   const text = (id) => document.querySelector(id)?.textContent.trim() ?? "";
   if (!/^[0-9]/.test(text("#h-rate .value"))) wrong.push("no rate: " + text("#h-rate .value"));
@@ -34,12 +41,22 @@ CHECKS = """(() => {
     if (!document.querySelectorAll(`#${id} tbody tr`).length) wrong.push(`table ${id} is empty`);
   for (const id of ["over-time", "percentiles", "heat"])
     if (!document.querySelector(`#${id} canvas`)) wrong.push(`chart ${id} is missing`);
-  if (document.documentElement.scrollWidth > innerWidth) wrong.push(`${document.documentElement.scrollWidth} px wide`);
-  for (const th of document.querySelectorAll("th")) if (!th.scope && !th.closest(".u-legend")) wrong.push("a th without scope");
   const outside = performance.getEntriesByType("resource").filter((entry) => !entry.name.startsWith(location.origin));
   if (outside.length) wrong.push("asks outside: " + outside[0].name);
-  return wrong;
-})()"""
+"""
+REPORT = """(() => {
+  const wrong = [];
+  if (!document.querySelector("#verdict").textContent) wrong.push("no verdict");
+  if (!document.querySelectorAll("#findings li").length) wrong.push("no findings");
+  if (document.querySelectorAll("#headline .tile").length < 4) wrong.push("hardly any tile");
+  const figures = [...document.querySelectorAll("#charts figure")].filter((figure) => !figure.hidden);
+  if (figures.length < 3) wrong.push("hardly any chart");
+  for (const figure of figures) if (!figure.querySelector("canvas")) wrong.push(`chart ${figure.id} is missing`);
+  if (!document.querySelectorAll("#tables tbody tr").length) wrong.push("no table");
+  if (document.querySelector("main").textContent.match(/NaN|undefined/)) wrong.push("a figure is none");
+  if (performance.getEntriesByType("resource").length) wrong.push("asks outside: " + performance.getEntriesByType("resource")[0].name);
+"""
+CHECKS = {"live": LIVE + ALWAYS, "report": REPORT + ALWAYS}
 
 
 class Browser:
@@ -101,7 +118,7 @@ class Browser:
         self.profile.cleanup()
 
 
-def look(browser, url, screen, wait, out):
+def look(browser, url, screen, arguments):
     name, width, height, scale, scheme = screen
     target = browser.call("Target.createTarget", url="about:blank")["targetId"]
     session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -117,15 +134,15 @@ def look(browser, url, screen, wait, out):
     call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 600)
     call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     call("Page.navigate", url=url)
-    time.sleep(wait)
+    time.sleep(arguments.wait)
     # On a busy machine a browser is slow; what is wrong after this long is wrong.
     patience = time.monotonic() + 30
-    while (wrong := evaluate(CHECKS)) != [] and time.monotonic() < patience:
+    while (wrong := evaluate(CHECKS[arguments.kind])) != [] and time.monotonic() < patience:
         time.sleep(0.5)
     full = evaluate("document.documentElement.scrollHeight")
     clip = {"x": 0, "y": 0, "width": width, "height": full, "scale": 1}
     picture = call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]
-    with open(os.path.join(out, f"{name}.png"), "wb") as file:
+    with open(os.path.join(arguments.out, f"{name}.png"), "wb") as file:
         file.write(base64.b64decode(picture))
     browser.call("Target.closeTarget", targetId=target)
     return wrong if wrong is not None else ["the page could not be asked"]
@@ -134,6 +151,7 @@ def look(browser, url, screen, wait, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
+    parser.add_argument("--kind", choices=CHECKS, default="live", help="what the page is [default: live]")
     parser.add_argument("--out", default=".", help="folder for the pictures [default: here]")
     parser.add_argument("--wait", type=float, default=4, help="seconds to let the page work [default: 4]")
     parser.add_argument("--only", help="one screen: " + ", ".join(name for name, *_ in SCREENS))
@@ -144,7 +162,7 @@ def main():
     try:
         for screen in SCREENS:
             if arguments.only in (None, screen[0]):
-                found = look(browser, arguments.url, screen, arguments.wait, arguments.out)
+                found = look(browser, arguments.url, screen, arguments)
                 wrong += [f"{screen[0]}: {what}" for what in found]
                 print(f"{screen[0]}: {'good' if not found else found}", flush=True)
         wrong += [f"the page complains: {what}" for what in browser.complaints]

@@ -6,9 +6,11 @@
                        known.hgrm as the Java implementation (2.1.11) made it of that:
                        HistogramLogProcessor -i known.hlog -outputValueUnitRatio 1000000 -o known
     read.py saved DIR  what tests/it/readers.rs took from a running exchange
+    read.py load DIR   a report of corebid-loadtest (--report DIR), as loadtest/tests/reports.rs makes one
 """
 
 import json
+import math
 import os
 import sys
 
@@ -124,10 +126,47 @@ def saved(folder):
     check("count on disk", on_disk, total["count"])
 
 
+def value_at(histogram, percentile):
+    """The lowest value that so many per cent are not above. The package's own rounds the count of them to nearest, which is
+    not enough of a few hundred."""
+    wanted = math.ceil(histogram.get_total_count() * percentile / 100 - 1e-9)
+    total = 0
+    for item in histogram.get_recorded_iterator():
+        total += item.count_added_in_this_iter_step
+        if total >= wanted:
+            return item.value_iterated_to
+    return 0
+
+
+def load(folder):
+    """The same latencies by three ways out: the report's percentiles, the interval log added up, the percentile files."""
+    with open(os.path.join(folder, "report.json")) as file:
+        report = json.load(file)
+    read = intervals(os.path.join(folder, "latency.hlog"))
+    for name, tag in [("latency", None), ("excess", "excess")]:
+        # As `Latencies` in loadtest/src/report/latency.rs.
+        added = HdrHistogram(1_000, 3_600_000_000_000, 3)
+        lines = [histogram for found, _, histogram in read if found == tag]
+        for histogram in lines:
+            added.add(histogram)
+        check(f"{name}: count", added.get_total_count(), report[name]["count"])
+        check(f"{name}: lines", len(lines), sum(second["measured"] and second["requests"] > 0 for second in report["seconds"]))
+        for member, percentile in [("p50_ms", 50), ("p90_ms", 90), ("p99_ms", 99), ("p999_ms", 99.9)]:
+            value = round(value_at(added, percentile) / NS_PER_MS, 3)
+            if abs(value - report[name][member]) > 0.001 * value + 0.001:
+                sys.exit(f"{name}: {member} is {report[name][member]} in the report and {value} in the log")
+        with open(os.path.join(folder, f"{name}.hgrm")) as file:
+            check_percentile_file(f"{name}.hgrm", file.read(), added)
+    warmup = sum(histogram.get_total_count() for tag, _, histogram in read if tag == "warmup:latency")
+    check("count of the warm-up", warmup, sum(report["warmup"]["statuses"].get(status, 0) for status in ["200", "204"]))
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["known"]:
         known()
     elif sys.argv[1:2] == ["saved"] and len(sys.argv) == 3:
         saved(sys.argv[2])
+    elif sys.argv[1:2] == ["load"] and len(sys.argv) == 3:
+        load(sys.argv[2])
     else:
         sys.exit(__doc__)

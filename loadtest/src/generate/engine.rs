@@ -6,10 +6,12 @@ use super::client::Client;
 use super::clock::{Clock, nanos};
 use super::ledger::Ledger;
 use super::options::Load;
-use super::progress::Progress;
+use super::recorder::{Recorded, Recorder, Recording, Tick};
 use super::schedule::Schedule;
+use super::seconds::Grid;
 use crate::net::poller::Poller;
 use crate::net::thread::wake_punctually;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
@@ -18,13 +20,28 @@ pub(super) struct Engine {
     clock: Clock,
     poller: Poller,
     schedule: Schedule,
-    pub(super) client: Client,
+    client: Client,
     pub(super) ledger: Ledger,
-    pub(super) progress: Progress,
+    recorder: Recorder,
+    grid: Grid,
+    /// When the second that passes is over.
+    tick_ns: u64,
+}
+
+/// What is left of an engine that has done its work.
+pub(super) struct Finished {
+    pub(super) ledger: Ledger,
+    pub(super) connections_peak: usize,
 }
 
 impl Engine {
-    pub(super) fn start(load: &Load, schedule: Schedule) -> io::Result<Engine> {
+    /// `log` is where the interval log goes, `server_pid` whose cost is recorded.
+    pub(super) fn start(
+        load: &Load,
+        schedule: Schedule,
+        server_pid: Option<u32>,
+        log: Option<File>,
+    ) -> io::Result<Engine> {
         wake_punctually();
         let phase_starts = if load.phases.are_marked() {
             schedule.first_numbers(&load.phases)
@@ -32,14 +49,23 @@ impl Engine {
             Vec::new()
         };
         let bodies = Bodies::new(&load.profile, load.bid_requests, phase_starts);
+        let grid = Grid::of(&load.phases);
         let clock = Clock::start();
+        let recording = Recording {
+            grid,
+            end_ns: nanos(load.phases.end()),
+            server_pid,
+            log,
+        };
         Ok(Engine {
+            recorder: Recorder::start(recording, clock.now_ns())?,
+            grid,
+            tick_ns: grid.end_ns(0),
             clock,
             poller: Poller::new(EVENTS_MAX)?,
             schedule,
             client: Client::new(&load.target, load.protocol, bodies.clone(), clock),
             ledger: Ledger::new(load, bodies),
-            progress: Progress::on_a_terminal(),
         })
     }
 
@@ -64,9 +90,47 @@ impl Engine {
         self.take_events(wake_ns)
     }
 
-    /// Writes the line of progress if it is time.
-    pub(super) fn show_progress(&mut self, now_ns: u64, line: impl FnOnce(&Ledger) -> String) {
-        self.progress.show(now_ns, || line(&self.ledger));
+    /// Hands over what is known of the seconds that have passed. `stage` is what the line of progress calls it.
+    pub(super) fn follow_the_clock(&mut self, now_ns: u64, stage: impl FnOnce(&Ledger) -> String) {
+        while let Some(interval) = self.recorder.returned() {
+            self.ledger.seconds.give_back(interval);
+        }
+        let next_ns = self.schedule.peek_ns();
+        while let Some(interval) = self.ledger.seconds.take_finished(now_ns, next_ns) {
+            self.recorder.decided(interval);
+        }
+        if now_ns >= self.tick_ns {
+            self.tick_ns = self.grid.end_ns(self.grid.index(now_ns));
+            let stage = stage(&self.ledger);
+            self.tick(now_ns, stage);
+        }
+    }
+
+    fn tick(&self, at_ns: u64, stage: String) {
+        let counts = self.ledger.by_the_clock;
+        self.recorder.tick(Tick {
+            at_ns,
+            sent: counts.sent,
+            answered: counts.answered,
+            in_flight: self.ledger.flight.now,
+            errors: counts.errors,
+            wrong: counts.wrong,
+            stage,
+        });
+    }
+
+    /// Ends the recording.
+    pub(super) fn finish(mut self) -> io::Result<(Recorded, Finished)> {
+        while let Some(interval) = self.ledger.seconds.take_oldest() {
+            self.recorder.decided(interval);
+        }
+        self.tick(self.now_ns(), String::new());
+        let recorded = self.recorder.finish()?;
+        let finished = Finished {
+            connections_peak: self.client.connections_peak(),
+            ledger: self.ledger,
+        };
+        Ok((recorded, finished))
     }
 
     fn send_what_is_due(&mut self) {
@@ -122,7 +186,7 @@ impl Engine {
             self.schedule.peek_ns(),
             Some(wake_ns),
             self.ledger.next_expiry_ns(),
-            self.progress.next_ns(),
+            Some(self.tick_ns),
         ];
         let due_ns = due_ns.into_iter().flatten().min().unwrap_or(u64::MAX);
         let now_ns = self.clock.now_ns();

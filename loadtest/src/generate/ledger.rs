@@ -7,6 +7,7 @@ use super::body::Bodies;
 use super::client::{Failure, Observer, Place};
 use super::clock::nanos;
 use super::options::Load;
+use super::seconds::{Fate, Grid, Seconds};
 use super::window::Window;
 use crate::oracle::{Answer, Asked, Oracle, Verdict};
 use crate::report::{Latencies, Tally};
@@ -33,6 +34,8 @@ pub(crate) struct Ledger {
     pub(crate) send_lateness: Latencies,
     pub(crate) connection_wait: Latencies,
     pub(crate) flight: Flight,
+    pub(crate) seconds: Seconds,
+    pub(crate) by_the_clock: ByTheClock,
     pub(crate) examples: Vec<String>,
 }
 
@@ -46,6 +49,17 @@ pub(crate) struct Book {
     /// Sent, and answered with 200 or 204, while the clock was in this part.
     pub(crate) sent: u64,
     pub(crate) answered: u64,
+}
+
+/// Since the start, whenever it was meant to be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ByTheClock {
+    pub(crate) sent: u64,
+    /// With 200 or 204.
+    pub(crate) answered: u64,
+    /// Refused, or without an answer.
+    pub(crate) errors: u64,
+    pub(crate) wrong: u64,
 }
 
 /// What has been sent and not been answered.
@@ -123,6 +137,8 @@ impl Ledger {
                 load.bid_requests.imps,
             ),
             end_ns: nanos(phases.end()),
+            seconds: Seconds::new(Grid::of(&phases)),
+            by_the_clock: ByTheClock::default(),
             phases,
             books,
             book_of,
@@ -184,6 +200,7 @@ impl Ledger {
         let noted = self.in_flight.push(request);
         debug_assert_eq!(noted, number, "the schedule numbers arrivals without gaps");
         self.book(intended_ns).tally.requests += 1;
+        self.seconds.take_up(intended_ns);
     }
 
     /// Gives up the oldest request if it has waited too long. `Some(Some(place))`: the client has to forget
@@ -198,12 +215,13 @@ impl Ledger {
             self.flight.land(now_ns);
         }
         self.book(request.intended_ns).tally.errors.timeout += 1;
+        // Left out, the slowest requests of all would make the percentiles better.
+        let id = self.bodies.id(number);
+        self.record_latency(&id, request.intended_ns, now_ns - request.intended_ns);
         if self.is_measured(request.intended_ns) {
-            // Left out, the slowest requests of all would make the percentiles better.
-            let id = self.bodies.id(number);
-            self.record_latency(&id, request.intended_ns, now_ns - request.intended_ns);
             self.service_time.record_ns(now_ns - request.sent_ns);
         }
+        self.decide(request.intended_ns, Fate::Error);
         Some(request.place)
     }
 
@@ -239,15 +257,14 @@ impl Ledger {
             204 => Some(Answer::NoBid),
             _ => None,
         };
-        if let Some(judged) = judged {
-            self.judge(&answer, judged);
-        }
+        let fate = judged.map_or(Fate::Error, |judged| self.judge(&answer, judged));
+        self.decide(answer.intended_ns, fate);
         if self.spare.len() < SPARE_BODIES_MAX {
             self.spare.push(answer.body);
         }
     }
 
-    fn judge(&mut self, answer: &Answered, judged: Answer<'_>) {
+    fn judge(&mut self, answer: &Answered, judged: Answer<'_>) -> Fate {
         let id = self.bodies.id(answer.number);
         let asked = Asked {
             id: &id,
@@ -257,23 +274,41 @@ impl Ledger {
         let verdict = self.oracle.judge(asked, judged);
         let book = self.book(answer.intended_ns);
         book.tally.verification.count(&verdict);
-        if !matches!(verdict, Verdict::Exact | Verdict::WithinGrey) && self.examples.len() < EXAMPLES_MAX {
+        let fate = if matches!(verdict, Verdict::Exact | Verdict::WithinGrey) {
+            Fate::Right
+        } else {
+            Fate::Wrong
+        };
+        if fate == Fate::Wrong && self.examples.len() < EXAMPLES_MAX {
             self.examples.push(describe(&id, &verdict, answer));
         }
+        self.record_latency(&id, answer.intended_ns, answer.answered_ns - answer.intended_ns);
         if self.is_measured(answer.intended_ns) {
-            self.record_latency(&id, answer.intended_ns, answer.answered_ns - answer.intended_ns);
             self.service_time.record_ns(answer.answered_ns - answer.sent_ns);
         }
+        fate
     }
 
     fn record_latency(&mut self, id: &[u8], intended_ns: u64, latency_ns: u64) {
         let earliest_ns = nanos(self.oracle.earliest(id, Duration::from_nanos(intended_ns)));
+        let excess_ns = latency_ns.saturating_sub(earliest_ns);
+        self.seconds.measured(intended_ns, latency_ns, excess_ns);
+        if !self.is_measured(intended_ns) {
+            return;
+        }
         let book = self.book(intended_ns);
         book.latency.record_ns(latency_ns);
-        book.excess.record_ns(latency_ns.saturating_sub(earliest_ns));
+        book.excess.record_ns(excess_ns);
         // The simulator rounds to the nearest point of its timer grid, so half a grid of it is not
         // suspicious.
         book.tally.early += u64::from(latency_ns + EARLY_SLACK_NS < earliest_ns);
+    }
+
+    /// Nothing more will be heard of a request.
+    fn decide(&mut self, intended_ns: u64, fate: Fate) {
+        self.seconds.decided(intended_ns, fate);
+        self.by_the_clock.errors += u64::from(fate == Fate::Error);
+        self.by_the_clock.wrong += u64::from(fate == Fate::Wrong);
     }
 
     /// The book of this moment.
@@ -330,6 +365,7 @@ impl Observer for Ledger {
         };
         if request.place.is_none() {
             self.flight.take_off(now_ns);
+            self.by_the_clock.sent += 1;
         }
         (request.sent_ns, request.place) = (now_ns, Some(place));
         let &mut Request {
@@ -338,8 +374,9 @@ impl Observer for Ledger {
             queued,
             ..
         } = request;
+        let ready_ns = if queued { taken_ns } else { now_ns };
+        self.seconds.sent(intended_ns, ready_ns - intended_ns);
         if self.is_measured(intended_ns) {
-            let ready_ns = if queued { taken_ns } else { now_ns };
             self.send_lateness.record_ns(ready_ns - intended_ns);
             if queued {
                 self.connection_wait.record_ns(now_ns - taken_ns);
@@ -352,8 +389,11 @@ impl Observer for Ledger {
             return;
         };
         self.flight.land(now_ns);
-        if let (200 | 204, Some(book)) = (status, self.book_by_the_clock(now_ns)) {
-            book.answered += 1;
+        if let 200 | 204 = status {
+            self.by_the_clock.answered += 1;
+            if let Some(book) = self.book_by_the_clock(now_ns) {
+                book.answered += 1;
+            }
         }
         let mut copy = self.spare.pop().unwrap_or_default();
         copy.clear();
@@ -379,6 +419,7 @@ impl Observer for Ledger {
             Failure::Reset => &mut errors.reset,
             Failure::Parse => &mut errors.parse,
         } += 1;
+        self.decide(request.intended_ns, Fate::Error);
     }
 
     fn unasked(&mut self) {

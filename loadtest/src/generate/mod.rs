@@ -15,7 +15,9 @@ mod marks;
 mod options;
 mod progress;
 mod random;
+mod recorder;
 mod schedule;
+mod seconds;
 mod window;
 
 pub use options::{Args, Options};
@@ -24,45 +26,45 @@ pub use schedule::Arrivals;
 #[cfg(test)]
 pub(crate) use random::Random;
 
-use crate::report::{Conditions, DspConditions, GeneratorUsage, PhaseReport, Rates, Report};
+use crate::report::{
+    Conclusion, Conditions, Curves, DspConditions, Environment, Found, GeneratorUsage, HostUsage, Kind,
+    Output, PhaseConditions, PhaseReport, Rates, Report, SCHEMA,
+};
 use body::Bodies;
-use engine::Engine;
+use engine::{Engine, Finished};
 use ledger::{Book, Ledger};
 use marks::Marks;
 use options::{Load, Protocol};
+use recorder::Recorded;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 
 /// `corebid-loadtest run`: checks the arguments, measures, prints the report. Returns the exit code: 0 when
-/// every answer was right, 1 when not, 2 when the arguments make no sense.
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the report on stdout is what the program is for"
-)]
+/// every answer was right and every limit kept, 1 when not, 2 when the arguments make no sense.
+#[expect(clippy::print_stderr, reason = "who typed nonsense is told where errors go")]
 pub fn run(args: &Args) -> u8 {
-    let options = match args.check() {
-        Ok(options) => options,
+    let prepared = args
+        .check()
+        .and_then(|options| Ok((Output::prepare(&options.output)?, options)));
+    let (output, options) = match prepared {
+        Ok(prepared) => prepared,
         Err(problem) => {
             eprintln!("corebid-loadtest run: {problem}");
             return 2;
         }
     };
-    match measure(&options) {
-        Ok(report) => {
-            let text = if options.json {
-                report.to_json() + "\n"
-            } else {
-                report.to_table()
-            };
-            print!("{text}");
-            u8::from(!report.is_clean())
-        }
-        Err(error) => {
-            eprintln!("corebid-loadtest run: {error}");
-            1
-        }
-    }
+    output.conclude("run", |log| {
+        let (report, ledger) = measure_with(&options, log)?;
+        let measured = ledger.measured();
+        Ok(Conclusion {
+            passed: report.passed,
+            json: report.to_json(),
+            table: report.to_table(),
+            latency: measured.latency,
+            excess: measured.excess,
+        })
+    })
 }
 
 /// The whole load: warm-up, measured window, and until the last answer has come or been given up.
@@ -71,56 +73,105 @@ pub fn run(args: &Args) -> u8 {
 /// Only when this program cannot work at all (no epoll, no file descriptors). What the server does wrong is
 /// in the report.
 pub fn measure(options: &Options) -> io::Result<Report> {
+    measure_with(options, None).map(|(report, _)| report)
+}
+
+/// `log` is where the interval log goes.
+fn measure_with(options: &Options, log: Option<File>) -> io::Result<(Report, Ledger)> {
     let load = &options.load;
-    let mut engine = Engine::start(load, engine::schedule(load))?;
+    let environment = Environment::here(options.server_pid);
+    let mut engine = Engine::start(load, engine::schedule(load), options.server_pid, log)?;
     let mut marks = Marks::new(engine::boundaries_ns(load), options.server_pid);
     while !(engine.is_done() && marks.are_complete()) {
         engine.turn(marks.next_ns())?;
         let now_ns = engine.now_ns();
         marks.take_if_due(now_ns, &engine.ledger);
-        engine.show_progress(now_ns, progress);
+        engine.follow_the_clock(now_ns, |_| stage(load, now_ns));
     }
-    engine.progress.clear();
-    Ok(report(&engine, &marks, options))
+    let (recorded, finished) = engine.finish()?;
+    let report = report(&finished, &marks, recorded, environment, options);
+    Ok((report, finished.ledger))
 }
 
-fn progress(ledger: &Ledger) -> String {
-    let (measured, warmup) = (ledger.measured(), &ledger.warmup().tally);
-    let phase = if measured.tally.requests == 0 {
-        "warming up"
-    } else {
-        "measuring"
-    };
-    let sent = measured.tally.requests + warmup.requests;
-    let wrong = measured.tally.verification.wrong() + warmup.verification.wrong();
-    let errors = measured.tally.errors.total() + warmup.errors.total();
-    let (in_flight, p99_ms) = (ledger.in_flight(), measured.latency.percentiles().p99_ms);
-    format!("{phase}: {sent} sent, {in_flight} in flight, p99 {p99_ms:.1} ms, {wrong} wrong, {errors} errors")
+/// What the line of progress says of this moment.
+fn stage(load: &Load, now_ns: u64) -> String {
+    let now = Duration::from_nanos(now_ns);
+    let phase = load.phases.at(now);
+    if now >= load.phases.end() {
+        return "waiting for the last answers".to_owned();
+    }
+    match phase
+        .checked_sub(1)
+        .and_then(|index| load.phases.list().get(index))
+    {
+        None => "warming up".to_owned(),
+        Some(phase) if phase.name.is_empty() => {
+            format!("measuring, {} s in all", load.phases.end().as_secs())
+        }
+        Some(phase) => format!("phase {:?}, {} s in all", phase.name, load.phases.end().as_secs()),
+    }
 }
 
-fn report(engine: &Engine, marks: &Marks, options: &Options) -> Report {
-    let (ledger, load) = (&engine.ledger, &options.load);
+fn report(
+    finished: &Finished,
+    marks: &Marks,
+    recorded: Recorded,
+    environment: Environment,
+    options: &Options,
+) -> Report {
+    let (ledger, load) = (&finished.ledger, &options.load);
     let measured = ledger.measured();
     let duration = load.phases.end() - load.phases.warmup();
     let send_lateness = ledger.send_lateness.percentiles();
+    let generator = generator_usage(marks.generator(), send_lateness.p99_ms);
+    let (latency, excess) = (measured.latency.percentiles(), measured.excess.percentiles());
+    let rates = rates(&measured, duration);
+    let gates = options.output.fail.gates(Found {
+        tally: &measured.tally,
+        latency,
+        excess,
+        rate_share: rates.achieved / rates.offered.max(f64::MIN_POSITIVE),
+        generator_was_the_limit: generator.was_the_limit,
+    });
     let mut report = Report {
-        conditions: conditions(load),
-        rates: rates(&measured, duration),
-        latency: measured.latency.percentiles(),
-        excess: measured.excess.percentiles(),
+        schema: SCHEMA.to_owned(),
+        kind: Kind::Run,
+        label: options.output.label.clone(),
+        environment,
+        conditions: conditions(options),
+        rates,
+        latency,
+        excess,
         service_time: ledger.service_time.percentiles(),
         send_lateness,
         connection_wait: ledger.connection_wait.percentiles(),
-        connections_peak: engine.client.connections_peak(),
+        connections_peak: finished.connections_peak,
         server: marks.server(|_| true),
         phases: phases(ledger, marks, load),
-        generator: generator_usage(marks.generator(), send_lateness.p99_ms),
+        generator,
+        host: recorded.host,
+        fail: options.output.fail,
+        gates,
+        passed: false,
         warnings: Vec::new(),
+        curves: Curves {
+            latency: measured.latency.curve(),
+            excess: measured.excess.curve(),
+            service_time: ledger.service_time.curve(),
+            send_lateness: ledger.send_lateness.curve(),
+        },
         measured: measured.tally,
         warmup: ledger.warmup().tally.clone(),
         examples: ledger.examples.clone(),
+        seconds: recorded.seconds,
     };
+    report.passed = report.passes();
     report.warnings = warnings(&report, options);
+    report.warnings.extend(doubts(
+        &report.environment,
+        report.host,
+        recorded.log_error.as_ref(),
+    ));
     report
 }
 
@@ -168,7 +219,8 @@ const CPU_SHARE_MAX: f64 = 0.9;
 /// A generator this late measures itself.
 const SEND_LATENESS_P99_MS_MAX: f64 = 1.0;
 
-fn conditions(load: &Load) -> Conditions {
+fn conditions(options: &Options) -> Conditions {
+    let load = &options.load;
     let (protocol, connections_max) = match load.protocol {
         Protocol::H1 { connections } => ("h1", connections),
         Protocol::H2 { connections } => ("h2", connections),
@@ -177,7 +229,7 @@ fn conditions(load: &Load) -> Conditions {
     let duration = load.phases.end() - load.phases.warmup();
     Conditions {
         target: format!("http://{}{}", load.target.authority, load.target.path),
-        protocol,
+        protocol: protocol.to_owned(),
         connections_max,
         rate: load.rate,
         arrivals: load.arrivals,
@@ -189,8 +241,34 @@ fn conditions(load: &Load) -> Conditions {
         rules: load.rules,
         deadline_ms: load.limits.deadline.as_secs_f64() * 1e3,
         dsp_timeout_ms: load.limits.dsp_timeout.as_secs_f64() * 1e3,
+        timeout_ms: load.timeout.as_secs_f64() * 1e3,
+        scenario: options.output.scenario.clone(),
+        phases: PhaseConditions::of(&load.phases),
     }
 }
+
+/// What makes any report doubtful.
+fn doubts(environment: &Environment, host: Option<HostUsage>, log_error: Option<&io::Error>) -> Vec<String> {
+    let mut doubts = Vec::new();
+    if let Some(host) = host
+        && host.steal_share > STEAL_SHARE_MAX
+    {
+        let percent = host.steal_share * 100.0;
+        doubts.push(format!(
+            "the hypervisor took away {percent:.1} % of this host's CPU time (steal): the highest percentiles are partly its."
+        ));
+    }
+    if environment.generator.build == "debug" {
+        doubts.push("this generator is a debug build: it is slow, and so is what it measures.".to_owned());
+    }
+    if let Some(error) = log_error {
+        doubts.push(format!("the interval log is not whole: {error}"));
+    }
+    doubts
+}
+
+/// Above this share, requests of the 99th percentile have met a CPU that was taken away.
+const STEAL_SHARE_MAX: f64 = 0.01;
 
 fn warnings(report: &Report, options: &Options) -> Vec<String> {
     let mut warnings = Vec::new();

@@ -3,6 +3,7 @@
 
 use super::schedule::Arrivals;
 use crate::oracle::{Limits, Rules};
+use crate::report::{FailArgs, OutputArgs, OutputOptions};
 use crate::scenario::{
     BidRequestArgs, BidRequests, Defaults, DspArgs, ExchangeArgs, PhaseFile, RunArgs, Scenario, seconds,
     within,
@@ -23,8 +24,11 @@ use std::time::Duration;
 /// the same rules (--floor-rule, --increment-micros, --deadline-ms, --dsp-timeout-ms): the oracle works out each
 /// winner and price from them.
 ///
-/// Exits with 0 when every answer in the measured window was right, 1 when any was wrong, lost or refused, 2
-/// on bad usage.
+/// Latency is reported beside service time (from the actual sending, which forgives a server that stalls), and
+/// beside how late this generator itself was: a generator that was the limit says so.
+///
+/// Exits with 0 when every answer in the measured window was right and every --fail-... limit was kept, 1 when any
+/// was wrong, lost or refused or a limit was passed, 2 on bad usage.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 // Of an option given twice the last counts, so that a script's own can be overruled by its caller's.
 #[command(args_override_self = true)]
@@ -35,10 +39,7 @@ pub struct Args {
     /// Process to account for: CPU per orchestration, time spent waiting for a CPU, peak memory
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    pub json: bool,
-    /// TOML file: sections run, bid_requests, dsps and exchange with the same keys (snake_case), and a list of
+    /// TOML file: sections run, bid_requests, dsps, exchange and fail with the same keys (snake_case), and a list of
     /// phases; what the command line says wins
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
@@ -51,6 +52,12 @@ pub struct Args {
     /// What the exchange makes of it.
     #[command(flatten)]
     pub exchange: ExchangeArgs,
+    /// Where the report goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// When it fails.
+    #[command(flatten)]
+    pub fail: FailArgs,
 }
 
 /// A run that makes sense.
@@ -58,7 +65,7 @@ pub struct Args {
 pub struct Options {
     pub(crate) load: Load,
     pub(crate) server_pid: Option<u32>,
-    pub(crate) json: bool,
+    pub(crate) output: OutputOptions,
 }
 
 /// What is sent where, and what is expected of it.
@@ -117,7 +124,9 @@ impl Args {
                 profile,
             },
             server_pid: self.server_pid,
-            json: self.json,
+            output: self
+                .output
+                .check(self.fail.over(&file.fail), self.scenario.as_deref())?,
         })
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::net::{h1, h2, hpack};
 use crate::oracle::{Asked, twin};
 use crate::report::Errors;
-use crate::report::PhaseReport;
+use crate::report::{PhaseReport, Second, documented};
 use crate::scenario::RunArgs;
 use crate::simulated::Profile;
 use std::io::{Read, Write};
@@ -339,6 +339,7 @@ fn a_stream_limit_makes_requests_wait_not_fail() {
 fn the_report_reads_back_as_json_and_as_a_table() {
     let target = stub(|_, request| right(request));
     let report = report(&with(&target, |args| args.server_pid = Some(std::process::id())));
+    documented::check("Run", &report.to_json());
     let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
     assert_eq!(
         json["measured"]["verification"]["exact"],
@@ -385,6 +386,7 @@ fn phases_are_reported_apart_and_judged_by_their_faults() {
     };
     let right = heard_in_the_dead_phase(|dsp| dsp != 0);
     assert!(right.is_clean());
+    documented::check("Run", &right.to_json());
     assert_eq!(right.measured.verification.exact, right.measured.requests);
     let [alive, dead] = &right.phases[..] else {
         panic!("two names of three phases")
@@ -405,4 +407,105 @@ fn phases_are_reported_apart_and_judged_by_their_faults() {
     assert_eq!(by_phase(&wrong.phases[0]), 0);
     assert!(by_phase(&wrong.phases[1]) > 10, "a dead DSP won");
     std::fs::remove_file(&file).unwrap();
+}
+
+/// The seconds are the whole: nothing is counted twice, and nothing left out, whatever becomes of a request.
+#[test]
+fn the_seconds_add_up_to_the_run() {
+    let target = stub(|n, request| match n % 20 {
+        0 => (0, String::new()),
+        1 => (503, String::new()),
+        2 => {
+            std::thread::sleep(Duration::from_millis(300));
+            right(request)
+        }
+        3 => (204, String::new()),
+        _ => right(request),
+    });
+    let report = report(&with(&target, |args| {
+        args.run.duration = Some(2.0);
+        args.run.warmup = Some(0.5);
+        args.run.timeout_ms = Some(200);
+        args.server_pid = Some(std::process::id());
+    }));
+    println!("{}", report.to_table());
+    let sum = |measured: bool, of: fn(&Second) -> u64| -> u64 {
+        let seconds = report.seconds.iter().filter(|second| second.measured == measured);
+        seconds.map(of).sum()
+    };
+    let (measured, warmup) = (&report.measured, &report.warmup);
+    for (measured, tally) in [(true, measured), (false, warmup)] {
+        assert_eq!(sum(measured, |second| second.requests), tally.requests);
+        assert_eq!(
+            sum(measured, |second| second.errors),
+            tally.errors.total() + tally.refused()
+        );
+        assert_eq!(sum(measured, |second| second.wrong), tally.verification.wrong());
+    }
+    assert!(measured.errors.timeout > 5 && measured.refused() > 5 && measured.verification.wrong() > 5);
+    assert_eq!(sum(true, |second| second.latency.count), report.latency.count);
+    assert_eq!(sum(true, |second| second.excess.count), report.excess.count);
+    // By the clock: what was answered at all, whenever it was meant to be sent.
+    let answered = sum(true, |second| second.answered) + sum(false, |second| second.answered);
+    assert!(answered >= measured.answers() + warmup.answers());
+    // The warm-up is one short second; then there are two whole ones, and perhaps one with the last answers.
+    let starts: Vec<f64> = report.seconds.iter().map(|second| second.at_s).collect();
+    assert_eq!(starts[..3], [0.0, 0.5, 1.5]);
+    assert!(
+        report.seconds[1]
+            .server
+            .is_some_and(|server| server.rss_mib > 1.0)
+    );
+    let slowest = report.seconds.iter().filter(|second| second.measured);
+    let slowest = slowest.map(|second| second.latency.max_ms).fold(0.0, f64::max);
+    assert_eq!(slowest, report.latency.max_ms);
+}
+
+/// The pause shows in the second in which it was, not in the one in which the answers came.
+#[test]
+fn a_pause_shows_when_it_was() {
+    let target = stub(|n, request| {
+        if n == 280 {
+            std::thread::sleep(Duration::from_millis(600));
+        }
+        right(request)
+    });
+    let report = report(&with(&target, |args| {
+        args.run.connections = Some(1);
+        args.run.duration = Some(3.0);
+        args.run.warmup = Some(0.0);
+        args.run.arrivals = Some(Arrivals::Constant);
+    }));
+    // Request 280 is due after 0.7 s; those of the rest of that second wait up to 0.6 s.
+    let [first, second, third] = [0, 1, 2].map(|index| report.seconds[index].latency);
+    assert!(first.max_ms >= 590.0, "{}", report.to_table());
+    assert!(second.max_ms < first.max_ms && third.p50_ms < 100.0);
+    assert!(report.seconds[0].in_flight >= 1);
+}
+
+#[test]
+fn limits_decide_whether_a_run_passes() {
+    let target = stub(|n, request| {
+        if n % 10 == 0 {
+            (503, String::new())
+        } else {
+            right(request)
+        }
+    });
+    let passed = |change: fn(&mut Args)| {
+        let report = report(&with(&target, change));
+        println!("{}", report.to_table());
+        (
+            report.passed,
+            report.gates.iter().filter(|gate| !gate.passed).count(),
+        )
+    };
+    assert_eq!(passed(|_| ()), (false, 0), "errors fail without being asked");
+    assert_eq!(passed(|args| args.fail.errors = Some(0.2)), (true, 0));
+    assert_eq!(passed(|args| args.fail.errors = Some(0.05)), (false, 1));
+    let slow = |args: &mut Args| {
+        args.fail.errors = Some(0.2);
+        args.fail.p99_ms = Some(0.0);
+    };
+    assert_eq!(passed(slow), (false, 1));
 }

@@ -16,7 +16,7 @@ pub enum FloorRule {
 
 /// The auction rules of the exchange under test. They must equal its configuration, or right answers count as
 /// wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// `auction.floor_rule` of the exchange.
     pub floor_rule: FloorRule,

@@ -1,12 +1,23 @@
 //! What came of a hold: how much was in flight for how long, what it cost, and whether every answer was right.
 
 use super::usage::{mib, rounded};
-use super::{DspConditions, GeneratorUsage, Percentiles, ServerUsage, Tally};
-use serde::Serialize;
+use super::{
+    Curves, DspConditions, Environment, FailArgs, Gate, GeneratorUsage, HostUsage, Kind, Percentiles, Second,
+    ServerUsage, Tally,
+};
+use serde::{Deserialize, Serialize};
 
 /// A whole hold. Its JSON is the `--json` output.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HoldReport {
+    /// [`SCHEMA`](super::SCHEMA).
+    pub schema: String,
+    /// [`Kind::Hold`].
+    pub kind: Kind,
+    /// What `--label` says.
+    pub label: String,
+    /// Where it took place.
+    pub environment: Environment,
     /// What was asked for.
     pub conditions: HoldConditions,
     /// What was in flight.
@@ -19,6 +30,8 @@ pub struct HoldReport {
     pub drain: Option<Stage>,
     /// What happened to all requests.
     pub tally: Tally,
+    /// From the intended send time to the complete answer, which holds the latency floor and so most of the hold.
+    pub latency: Percentiles,
     /// From the moment at which the request's last DSP answered to the complete answer, more or less: latency less
     /// the latency of the slowest DSP.
     pub excess: Percentiles,
@@ -30,14 +43,26 @@ pub struct HoldReport {
     pub seen: Option<Seen>,
     /// This program's own cost.
     pub generator: GeneratorUsage,
+    /// The host's CPUs, from the first request to the last that was sent.
+    pub host: Option<HostUsage>,
+    /// What errors and lost bids are allowed to be, and every other limit that was asked for.
+    pub fail: FailArgs,
+    /// What came of the limits that were asked for.
+    pub gates: Vec<Gate>,
+    /// Whether the hold passes: the exit code in a word.
+    pub passed: bool,
     /// What makes the figures doubtful, in words. Empty is good.
     pub warnings: Vec<String>,
     /// The first few wrong answers, for whoever has to find out why.
     pub examples: Vec<String>,
+    /// The distributions of which percentiles are above.
+    pub curves: Curves,
+    /// Second by second.
+    pub seconds: Vec<Second>,
 }
 
 /// What was asked for, so that a saved report can be read on its own.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HoldConditions {
     /// Where requests went.
     pub target: String,
@@ -61,10 +86,14 @@ pub struct HoldConditions {
     pub deadline_ms: f64,
     /// The exchange's timeout per DSP, in milliseconds.
     pub dsp_timeout_ms: f64,
+    /// When a request was given up, in milliseconds after its intended time.
+    pub timeout_ms: f64,
+    /// The scenario's file; empty without one.
+    pub scenario: String,
 }
 
 /// What was in flight, as the sender saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Amount {
     /// The most requests that were sent and not answered at once.
     pub reached: u64,
@@ -75,7 +104,7 @@ pub struct Amount {
 }
 
 /// Ramp, hold or drain.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Stage {
     /// How long it was, in seconds.
     pub duration_s: f64,
@@ -88,7 +117,7 @@ pub struct Stage {
 }
 
 /// A duration between two bounds of a histogram.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stall {
     /// It was longer than this.
     pub over_ms: f64,
@@ -97,7 +126,7 @@ pub struct Stall {
 }
 
 /// The server's resident memory.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// Before the first request.
     pub before_mib: f64,
@@ -112,7 +141,7 @@ pub struct Memory {
 }
 
 /// What the server said of itself during the hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     /// So many times.
     pub samples: usize,
@@ -140,6 +169,11 @@ impl Memory {
 }
 
 impl HoldReport {
+    /// Whether the hold passes, given what it was told to tolerate and the limits it was given.
+    pub(crate) fn passes(&self) -> bool {
+        self.was_held() && self.fail.tolerate(&self.tally) && self.gates.iter().all(|gate| gate.passed)
+    }
+
     /// Whether all were in flight for as long as was asked, and answered, and rightly.
     pub fn is_clean(&self) -> bool {
         self.was_held()

@@ -1,7 +1,7 @@
 //! Latencies as HDR histograms and the few numbers of them that are printed. Knows no units but nanoseconds.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Durations in nanoseconds, up to an hour, to three significant digits (0.1 %).
 #[derive(Clone, Debug)]
@@ -10,7 +10,7 @@ pub(crate) struct Latencies {
 }
 
 /// What is printed of a histogram, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// How many values there are.
     pub count: u64,
@@ -27,6 +27,17 @@ pub struct Percentiles {
     /// None is above this.
     pub max_ms: f64,
 }
+
+/// A distribution from its median to its last value: the line that HdrHistogram plots. What has most values is never
+/// more than some 130 points.
+pub type Curve = Vec<Point>;
+
+/// A percentile, in per cent; no value of it is above so many milliseconds; so many values that is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point(pub f64, pub f64, pub u64);
+
+/// Points per halving of the distance to 100 %, as in HdrHistogram's own files.
+const TICKS_PER_HALF_DISTANCE: u32 = 5;
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 
@@ -46,6 +57,40 @@ impl Default for Latencies {
 impl Latencies {
     pub(crate) fn record_ns(&mut self, value_ns: u64) {
         self.histogram.saturating_record(value_ns);
+    }
+
+    /// For the files of HdrHistogram's tools.
+    pub(crate) fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// Forgets all values and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        // That writes 200 kB, for nothing where nothing was recorded.
+        if !self.histogram.is_empty() {
+            self.histogram.reset();
+        }
+    }
+
+    /// Empty if nothing was recorded.
+    pub(crate) fn curve(&self) -> Curve {
+        let mut count = 0;
+        let mut curve = Curve::new();
+        for step in self.histogram.iter_quantiles(TICKS_PER_HALF_DISTANCE) {
+            count += step.count_since_last_iteration();
+            let percentile = (step.quantile_iterated_to() * 1e8).round() / 1e6;
+            let point = Point(percentile, millis(step.value_iterated_to()), count);
+            // Many values alike are many steps of one height: its ends are all of it.
+            if let [.., before, last] = &mut curve[..]
+                && before.1 == point.1
+                && last.1 == point.1
+            {
+                *last = point;
+            } else {
+                curve.push(point);
+            }
+        }
+        curve
     }
 
     /// Takes in the values of another.
@@ -111,5 +156,30 @@ mod tests {
     #[test]
     fn nothing_recorded_is_all_zeros() {
         assert_eq!(Latencies::default().percentiles(), Percentiles::default());
+        assert!(Latencies::default().curve().is_empty());
+    }
+
+    #[test]
+    fn a_curve_rises_to_the_last_value_and_says_how_many_are_below() {
+        let mut latencies = Latencies::default();
+        (1..=1000).for_each(|ms| latencies.record_ns(ms * 1_000_000));
+        let curve = latencies.curve();
+        assert!(
+            curve
+                .windows(2)
+                .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1)
+        );
+        let at_90 = curve.iter().find(|point| point.0 >= 90.0).unwrap();
+        assert!(
+            (at_90.1 - 900.0).abs() < 10.0 && at_90.2.abs_diff(900) < 10,
+            "{at_90:?}"
+        );
+        let last = curve.last().unwrap();
+        assert_eq!((last.0, last.2), (100.0, 1000));
+
+        latencies.clear();
+        (0..1000).for_each(|_| latencies.record_ns(5_000_000));
+        let level = latencies.curve();
+        assert_eq!(level.len(), 2, "{level:?}");
     }
 }

@@ -1,26 +1,62 @@
 //! What came of a run: counts, percentiles and costs, as a table for people and as JSON for programs.
 //! Measures nothing itself, and hides nothing: what makes a figure doubtful is said beside it.
 
+pub mod compare;
+#[cfg(test)]
+pub(crate) mod documented;
+mod environment;
+mod gates;
 mod hold;
 mod latency;
+mod output;
+mod page;
+mod second;
 mod table;
 mod usage;
 
+pub use environment::{Environment, GeneratorProgram, Host, ServerProgram};
+pub use gates::{FailArgs, Gate};
 pub use hold::{Amount, HoldConditions, HoldReport, Memory, Seen, Stage, Stall};
-pub use latency::Percentiles;
-pub use usage::ServerUsage;
+pub use latency::{Curve, Percentiles, Point};
+pub use output::OutputArgs;
+pub use second::{GeneratorSecond, Second, ServerSecond};
+pub use usage::{HostUsage, ServerUsage};
 
+pub(crate) use gates::Found;
 pub(crate) use latency::Latencies;
-pub(crate) use usage::{ProcessSample, ThreadSample};
+pub(crate) use output::{Conclusion, Output, OutputOptions};
+pub(crate) use usage::{HostSample, ProcessSample, ThreadSample, mib, rounded};
 
 use crate::oracle::{Verdict, Wrong};
-use crate::simulated::Profile;
-use serde::Serialize;
+use crate::simulated::{Phases, Profile};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// What the JSON of a report is called. `docs/load-reports.md` says what it has; a change that would mislead a reader of
+/// this one gets another number, a new member does not.
+pub const SCHEMA: &str = "corebid-loadtest/1";
+
+/// Which of the two reports it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A [`Report`].
+    Run,
+    /// A [`HoldReport`].
+    Hold,
+}
+
 /// A whole run. Its JSON is the `--json` output.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// [`Kind::Run`].
+    pub kind: Kind,
+    /// What `--label` says.
+    pub label: String,
+    /// Where it took place.
+    pub environment: Environment,
     /// What was asked for.
     pub conditions: Conditions,
     /// Requests meant to be sent in the measured window.
@@ -52,14 +88,39 @@ pub struct Report {
     pub phases: Vec<PhaseReport>,
     /// This program's own cost.
     pub generator: GeneratorUsage,
+    /// The host's CPUs over the measured window.
+    pub host: Option<HostUsage>,
+    /// What errors and lost bids are allowed to be, and every other limit that was asked for.
+    pub fail: FailArgs,
+    /// What came of the limits that were asked for.
+    pub gates: Vec<Gate>,
+    /// Whether the run passes: the exit code in a word.
+    pub passed: bool,
     /// What makes the figures doubtful, in words. Empty is good.
     pub warnings: Vec<String>,
     /// The first few wrong answers, for whoever has to find out why.
     pub examples: Vec<String>,
+    /// The distributions of which percentiles are above.
+    pub curves: Curves,
+    /// Second by second, the warm-up too.
+    pub seconds: Vec<Second>,
+}
+
+/// Distributions of the measured window.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Curves {
+    /// From the intended send time.
+    pub latency: Curve,
+    /// Latency less the earliest that could have been.
+    pub excess: Curve,
+    /// From the actual send time.
+    pub service_time: Curve,
+    /// How late this generator was.
+    pub send_lateness: Curve,
 }
 
 /// All phases of one name.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PhaseReport {
     /// As in the scenario.
     pub name: String,
@@ -79,12 +140,12 @@ pub struct PhaseReport {
 }
 
 /// What was asked for, so that a saved report can be read on its own.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Conditions {
     /// Where requests went.
     pub target: String,
     /// `h1` or `h2`.
-    pub protocol: &'static str,
+    pub protocol: String,
     /// Most connections allowed.
     pub connections_max: usize,
     /// Requests per second asked for.
@@ -107,10 +168,29 @@ pub struct Conditions {
     pub deadline_ms: f64,
     /// The exchange's timeout per DSP, in milliseconds.
     pub dsp_timeout_ms: f64,
+    /// When a request was given up, in milliseconds after its intended time.
+    pub timeout_ms: f64,
+    /// The scenario's file; empty without one.
+    pub scenario: String,
+    /// The scenario's phases, in their order.
+    pub phases: Vec<PhaseConditions>,
+}
+
+/// A phase that was asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PhaseConditions {
+    /// As in the scenario.
+    pub name: String,
+    /// How long it is, in seconds.
+    pub duration_s: f64,
+    /// Multiplies the rate.
+    pub rate_factor: f64,
+    /// What is wrong with which DSPs, as `--fault` of `dsps` says it.
+    pub faults: Vec<String>,
 }
 
 /// The profile of the simulated DSPs.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DspConditions {
     /// Seed of everything drawn.
     pub seed: u64,
@@ -129,7 +209,7 @@ pub struct DspConditions {
 }
 
 /// Requests per second over the measured window.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Rates {
     /// What the schedule held. A Poisson schedule of rate R has R on average.
     pub offered: f64,
@@ -140,7 +220,7 @@ pub struct Rates {
 }
 
 /// Counts of what happened to a set of requests.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// How many there were.
     pub requests: u64,
@@ -158,7 +238,7 @@ pub struct Tally {
 }
 
 /// Requests without an answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Errors {
     /// The connection could not be opened.
     pub connect: u64,
@@ -173,7 +253,7 @@ pub struct Errors {
 }
 
 /// Verdicts of the oracle, each answer in exactly one of the first seven.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
     /// What an exchange without overhead would have answered.
     pub exact: u64,
@@ -195,7 +275,7 @@ pub struct Verification {
 }
 
 /// What this program took.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct GeneratorUsage {
     /// Share of the measured window its one thread was on a CPU.
     pub cpu_share: f64,
@@ -219,7 +299,34 @@ impl DspConditions {
     }
 }
 
+impl PhaseConditions {
+    /// None, where the run has one that nobody asked for.
+    pub(crate) fn of(phases: &Phases) -> Vec<PhaseConditions> {
+        if !phases.are_marked() {
+            return Vec::new();
+        }
+        let of_phase = |phase: &crate::simulated::Phase| PhaseConditions {
+            name: phase.name.clone(),
+            duration_s: phase.duration.as_secs_f64(),
+            rate_factor: phase.rate_factor,
+            faults: phase
+                .faults
+                .iter()
+                .map(|(dsp, fault)| format!("{fault}@{}", dsp + 1))
+                .collect(),
+        };
+        phases.list().iter().map(of_phase).collect()
+    }
+}
+
 impl Report {
+    /// Whether the run passes, given what it was told to tolerate and the limits it was given.
+    pub(crate) fn passes(&self) -> bool {
+        self.fail.tolerate(&self.measured)
+            && self.warmup.verification.wrong_auctions() == 0
+            && self.gates.iter().all(|gate| gate.passed)
+    }
+
     /// Whether the exchange did everything right in the measured window, and nothing with money wrong before
     /// it. Bids lost and errors while warming up are forgiven: connections and caches were cold.
     pub fn is_clean(&self) -> bool {
@@ -259,6 +366,18 @@ impl Tally {
             .iter()
             .filter_map(|status| self.statuses.get(status))
             .sum()
+    }
+
+    /// Share of the requests that were refused or had no answer.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a run fit a double")]
+    pub(crate) fn error_share(&self) -> f64 {
+        (self.refused() + self.errors.total()) as f64 / self.requests.max(1) as f64
+    }
+
+    /// Share of the answers that lacked a bid.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a run fit a double")]
+    pub(crate) fn lost_bid_share(&self) -> f64 {
+        self.verification.bids_lost as f64 / self.answers().max(1) as f64
     }
 
     /// Answers of any other status.

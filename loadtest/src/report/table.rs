@@ -2,7 +2,8 @@
 
 use super::hold::{HoldReport, Stage, Stall};
 use super::{
-    DspConditions, Errors, GeneratorUsage, Percentiles, PhaseReport, Rates, Report, Tally, Verification,
+    DspConditions, Environment, Errors, Gate, GeneratorUsage, HostUsage, Percentiles, PhaseReport, Rates,
+    Report, Tally, Verification,
 };
 use std::fmt::Write as _;
 
@@ -19,13 +20,72 @@ fn write_all(out: &mut String, report: &Report) -> std::fmt::Result {
     write_percentiles(out, report)?;
     write_phases(out, &report.phases)?;
     write_costs(out, report)?;
+    write_environment(out, &report.environment, report.host)?;
     write_remarks(out, &report.examples, &report.warnings)?;
-    let verdict = if report.is_clean() {
-        "every answer was right"
-    } else {
-        "NOT every answer was right: see above"
+    write_gates(out, &report.gates)?;
+    let verdict = match (report.is_clean(), report.passed) {
+        (true, true) => "every answer was right",
+        (true, false) => "every answer was right, but NOT every limit was kept: see above",
+        (false, true) => "NOT every answer was right: see above; it is within what --fail-... allows",
+        (false, false) => "NOT every answer was right: see above",
     };
     writeln!(out, "result       {verdict}")
+}
+
+fn write_environment(out: &mut String, e: &Environment, during: Option<HostUsage>) -> std::fmt::Result {
+    let (host, generator) = (&e.host, &e.generator);
+    write!(
+        out,
+        "host         {}: {} x {}, Linux {}",
+        host.name, host.cpus, host.cpu, host.kernel
+    )?;
+    if let Some(during) = during {
+        write!(
+            out,
+            ", {:.0} % busy, {:.1} % stolen",
+            during.busy_share * 100.0,
+            during.steal_share * 100.0
+        )?;
+    }
+    writeln!(out)?;
+    let checkout = match generator.checkout.as_str() {
+        "" => "no checkout",
+        commit => commit,
+    };
+    writeln!(
+        out,
+        "programs     generator {} ({}) on cores {}, started in {checkout}",
+        generator.version, generator.build, generator.cores
+    )?;
+    if let Some(server) = &e.server {
+        let cores: Vec<String> = server
+            .cores
+            .iter()
+            .map(|(list, threads)| format!("{threads} on cores {list}"))
+            .collect();
+        writeln!(
+            out,
+            "             server {} bytes, SHA-256 {:.12}, threads: {}",
+            server.binary_bytes,
+            server.binary_sha256,
+            cores.join(", ")
+        )?;
+    }
+    Ok(())
+}
+
+fn write_gates(out: &mut String, gates: &[Gate]) -> std::fmt::Result {
+    for gate in gates {
+        let Gate {
+            name,
+            limit,
+            found,
+            passed,
+        } = gate;
+        let verdict = if *passed { "kept" } else { "NOT KEPT" };
+        writeln!(out, "limit        --{name} {limit}: {found:.6} found, {verdict}")?;
+    }
+    Ok(())
 }
 
 fn write_conditions(out: &mut String, report: &Report) -> std::fmt::Result {
@@ -301,11 +361,17 @@ fn write_hold(out: &mut String, report: &HoldReport) -> std::fmt::Result {
         )?;
     }
     write_generator(out, report.generator, c.connections)?;
+    write_environment(out, &report.environment, report.host)?;
     write_remarks(out, &report.examples, &report.warnings)?;
-    let verdict = match (report.is_clean(), report.was_held()) {
-        (true, _) => "all were held, every answer was right",
-        (false, true) => "all were held, but NOT every answer was right: see above",
-        (false, false) => "NOT all were held: see above",
+    write_gates(out, &report.gates)?;
+    let verdict = match (report.is_clean(), report.was_held(), report.passed) {
+        (true, _, true) => "all were held, every answer was right",
+        (true, _, false) => "all were held, every answer was right, but NOT every limit was kept: see above",
+        (false, true, true) => {
+            "all were held, NOT every answer was right, which is within what --fail-... allows"
+        }
+        (false, true, false) => "all were held, but NOT every answer was right: see above",
+        (false, false, _) => "NOT all were held: see above",
     };
     writeln!(out, "result       {verdict}")
 }

@@ -1,7 +1,8 @@
 //! What a process has cost, from `/proc`. Reads files and divides; never signals or traces anything.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
+use std::path::Path;
 
 /// Counters of a process since it started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -17,15 +18,71 @@ pub(crate) struct ProcessSample {
     pub(crate) rss_peak_bytes: u64,
 }
 
-/// CPU and waiting time of the calling thread, in nanoseconds.
+/// CPU and waiting time of a thread, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ThreadSample {
     pub(crate) cpu_ns: u64,
     pub(crate) run_delay_ns: u64,
 }
 
+/// All CPUs of the host since it started, in ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostSample {
+    all: u64,
+    idle: u64,
+    steal: u64,
+}
+
+/// What the host's CPUs did over a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostUsage {
+    /// Share of their time in which they ran something, whoever's.
+    pub busy_share: f64,
+    /// Share of their time that the hypervisor took away. Whatever runs meanwhile stands still and does not know it.
+    pub steal_share: f64,
+}
+
+impl HostSample {
+    /// All zeros where there is no `/proc/stat`.
+    pub(crate) fn take() -> HostSample {
+        HostSample::read(&fs::read_to_string("/proc/stat").unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// `proc(5)`: user, nice, system, idle, iowait, irq, softirq and steal; what follows is in user already.
+    fn read(stat: &str) -> Option<HostSample> {
+        let fields = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Option<Vec<u64>> = fields
+            .split_ascii_whitespace()
+            .take(8)
+            .map(|field| field.parse().ok())
+            .collect();
+        let ticks = ticks?;
+        Some(HostSample {
+            all: ticks.iter().sum(),
+            idle: ticks.get(3)? + ticks.get(4)?,
+            steal: *ticks.get(7)?,
+        })
+    }
+}
+
+impl HostUsage {
+    #[expect(clippy::cast_precision_loss, reason = "ticks of a run fit a double")]
+    pub(crate) fn between(from: HostSample, to: HostSample) -> HostUsage {
+        let all = to.all.saturating_sub(from.all) as f64;
+        if all == 0.0 {
+            return HostUsage::default();
+        }
+        let steal = to.steal.saturating_sub(from.steal);
+        let not_run = to.idle.saturating_sub(from.idle) + steal;
+        HostUsage {
+            busy_share: rounded((1.0 - not_run as f64 / all).max(0.0)),
+            steal_share: rounded(steal as f64 / all),
+        }
+    }
+}
+
 /// The server over the measured window.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerUsage {
     /// User and system time, in microseconds per orchestration answered in the window.
     pub cpu_us_per_orchestration: f64,
@@ -97,9 +154,14 @@ impl ServerUsage {
 }
 
 impl ThreadSample {
-    /// All zeros where the kernel keeps no scheduler statistics.
+    /// Of the calling thread. All zeros where the kernel keeps no scheduler statistics.
     pub(crate) fn take() -> ThreadSample {
-        let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        ThreadSample::of("/proc/thread-self/schedstat")
+    }
+
+    /// Of the thread whose `schedstat` this is.
+    pub(crate) fn of(path: impl AsRef<Path>) -> ThreadSample {
+        let text = fs::read_to_string(path).unwrap_or_default();
         read_schedstat(&text).unwrap_or_default()
     }
 }
@@ -155,6 +217,26 @@ mod tests {
     fn stat_is_read_past_any_name() {
         let stat = "42 (a) b (c)) S 1 42 42 0 -1 4194560 100 0 0 0 17 5 0 0 20 0 1 0 123 0 0";
         assert_eq!(cpu_ticks(stat), Some(22));
+    }
+
+    #[test]
+    fn what_was_stolen_was_neither_idle_nor_busy() {
+        let at = |text: &str| HostSample::read(text).unwrap();
+        let from = at("cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\n");
+        let to = at("cpu  150 0 60 820 60 0 0 10 0 0\n");
+        assert_eq!(
+            HostUsage::between(from, to),
+            HostUsage {
+                busy_share: 0.6,
+                steal_share: 0.1
+            }
+        );
+        assert_eq!(
+            HostUsage::between(to, to),
+            HostUsage::default(),
+            "no time, no share"
+        );
+        assert_eq!(HostSample::read("cpu0 1 2 3 4 5 6 7 8"), None);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::report::FailArgs;
+
 pub use args::{BidRequestArgs, DspArgs, ExchangeArgs, HoldArgs, RunArgs};
 pub use phase::PhaseFile;
 
@@ -28,6 +30,8 @@ pub struct Scenario {
     pub dsps: DspArgs,
     /// The rules of the exchange between them.
     pub exchange: ExchangeArgs,
+    /// When `run` and `hold` fail.
+    pub fail: FailArgs,
     /// The phases of a `run` after its warm-up: `[[phase]]`.
     pub phase: Vec<PhaseFile>,
 }
@@ -62,6 +66,7 @@ mod tests {
     fn sections_are_of_their_commands() {
         let scenario = Scenario::parse(
             "[run]\nrate = 500\n[hold]\nin_flight = 7\n[dsps]\nsigma = 0.3\n[exchange]\ndeadline_ms = 80\n\
+             [fail]\np99_ms = 75\n\
              [[phase]]\nname = \"dead\"\nduration = 2\nfaults = [\"stall@1\"]",
         )
         .unwrap();
@@ -69,6 +74,7 @@ mod tests {
         assert_eq!(scenario.hold.in_flight, Some(7));
         assert_eq!(scenario.dsps.sigma, Some(0.3));
         assert_eq!(scenario.exchange.deadline_ms, Some(80));
+        assert_eq!(scenario.fail.p99_ms, Some(75.0));
         assert_eq!(scenario.phase[0].name, "dead");
     }
 

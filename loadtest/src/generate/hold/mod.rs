@@ -13,46 +13,46 @@ mod watch;
 
 pub use options::{Args, Options};
 
-use super::engine::{self, Engine};
+use super::engine::{self, Engine, Finished};
 use super::ledger::{Flight, Ledger};
 use super::marks::Mark;
+use super::recorder::Recorded;
 use super::{CPU_SHARE_MAX, body::Bodies};
-use crate::report::{Amount, DspConditions, GeneratorUsage, HoldConditions, HoldReport, Memory, Seen, Stage};
+use crate::report::{
+    Amount, Conclusion, Curves, DspConditions, Environment, Found, GeneratorUsage, HoldConditions,
+    HoldReport, Kind, Memory, Output, SCHEMA, Seen, Stage,
+};
 use options::connections;
+use std::fs::File;
 use std::io;
 use std::time::Duration;
 use watch::{Sample, Watch};
 
-/// Checks the arguments, holds, prints the report. Returns the exit code: 0 when all were held and every answer
-/// was right, 1 when not, 2 when the arguments make no sense.
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the report on stdout is what the program is for"
-)]
+/// Checks the arguments, holds, prints the report. Returns the exit code: 0 when all were held, every answer was
+/// right and every limit kept, 1 when not, 2 when the arguments make no sense.
+#[expect(clippy::print_stderr, reason = "who typed nonsense is told where errors go")]
 pub fn run(args: &Args) -> u8 {
-    let options = match args.check() {
-        Ok(options) => options,
+    let prepared = args
+        .check()
+        .and_then(|options| Ok((Output::prepare(&options.output)?, options)));
+    let (output, options) = match prepared {
+        Ok(prepared) => prepared,
         Err(problem) => {
             eprintln!("corebid-loadtest hold: {problem}");
             return 2;
         }
     };
-    match measure(&options) {
-        Ok(report) => {
-            let text = if options.json {
-                report.to_json() + "\n"
-            } else {
-                report.to_table()
-            };
-            print!("{text}");
-            u8::from(!report.is_clean())
-        }
-        Err(error) => {
-            eprintln!("corebid-loadtest hold: {error}");
-            1
-        }
-    }
+    output.conclude("hold", |log| {
+        let (report, ledger) = measure_with(&options, log)?;
+        let measured = ledger.measured();
+        Ok(Conclusion {
+            passed: report.passed,
+            json: report.to_json(),
+            table: report.to_table(),
+            latency: measured.latency,
+            excess: measured.excess,
+        })
+    })
 }
 
 /// Ramp, hold and drain, until the last answer has come or been given up.
@@ -61,9 +61,15 @@ pub fn run(args: &Args) -> u8 {
 /// Only when this program cannot work at all (no epoll, no file descriptors). What the server does wrong is
 /// in the report.
 pub fn measure(options: &Options) -> io::Result<HoldReport> {
+    measure_with(options, None).map(|(report, _)| report)
+}
+
+/// `log` is where the interval log goes.
+fn measure_with(options: &Options, log: Option<File>) -> io::Result<(HoldReport, Ledger)> {
     let load = &options.load;
+    let environment = Environment::here(options.server_pid);
     let schedule = engine::schedule(load).exactly(options.in_flight);
-    let mut engine = Engine::start(load, schedule)?;
+    let mut engine = Engine::start(load, schedule, options.server_pid, log)?;
     let watch = options
         .admin
         .clone()
@@ -74,12 +80,13 @@ pub fn measure(options: &Options) -> io::Result<HoldReport> {
         engine.turn(stages.look_again_ns(engine.now_ns()))?;
         let now_ns = engine.now_ns();
         stages.follow(now_ns, &engine.ledger);
-        engine.show_progress(now_ns, |ledger| progress(ledger, options));
+        engine.follow_the_clock(now_ns, |ledger| stage_name(ledger, options).to_owned());
     }
     stages.end = Some(stages.mark(engine.now_ns()));
-    engine.progress.clear();
+    let (recorded, Finished { ledger, .. }) = engine.finish()?;
     let samples = watch.map(Watch::finish).unwrap_or_default();
-    Ok(report(&engine, &stages, &samples, options))
+    let report = report(&ledger, &stages, &samples, recorded, environment, options);
+    Ok((report, ledger))
 }
 
 /// The marks between ramp, hold and drain, each taken as soon as the loop saw it pass.
@@ -130,22 +137,39 @@ impl Stages {
     }
 }
 
-fn progress(ledger: &Ledger, options: &Options) -> String {
-    let (flight, book) = (ledger.flight, &ledger.books()[0]);
-    let stage = match flight.landed_ns {
+/// What the line of progress says.
+fn stage_name(ledger: &Ledger, options: &Options) -> &'static str {
+    match ledger.flight.landed_ns {
         Some(_) => "landing",
-        None if flight.peak == options.in_flight => "holding",
+        None if ledger.flight.peak == options.in_flight => "holding",
         None => "ramping",
-    };
-    let (in_flight, sent) = (flight.now, book.tally.requests);
-    let (wrong, errors) = (book.tally.verification.wrong(), book.tally.errors.total());
-    format!("{stage}: {sent} sent, {in_flight} in flight, {wrong} wrong, {errors} errors")
+    }
 }
 
-fn report(engine: &Engine, stages: &Stages, samples: &[Sample], options: &Options) -> HoldReport {
-    let ledger = &engine.ledger;
+fn report(
+    ledger: &Ledger,
+    stages: &Stages,
+    samples: &[Sample],
+    recorded: Recorded,
+    environment: Environment,
+    options: &Options,
+) -> HoldReport {
     let book = ledger.measured();
+    let (latency, excess) = (book.latency.percentiles(), book.excess.percentiles());
+    let generator = generator(stages);
+    let gates = options.output.fail.gates(Found {
+        tally: &book.tally,
+        latency,
+        excess,
+        // It is refused as an option.
+        rate_share: 1.0,
+        generator_was_the_limit: generator.was_the_limit,
+    });
     let mut report = HoldReport {
+        schema: SCHEMA.to_owned(),
+        kind: Kind::Hold,
+        label: options.output.label.clone(),
+        environment,
         conditions: conditions(options),
         in_flight: amount(ledger.flight, options),
         ramp: stage(
@@ -161,16 +185,34 @@ fn report(engine: &Engine, stages: &Stages, samples: &[Sample], options: &Option
             options.in_flight,
             samples,
         ),
-        excess: book.excess.percentiles(),
+        latency,
+        excess,
         send_lateness: ledger.send_lateness.percentiles(),
         memory: memory(stages, ledger.flight.peak),
         seen: seen(stages, samples),
-        generator: generator(stages),
+        generator,
+        host: recorded.host,
+        fail: options.output.fail,
+        gates,
+        passed: false,
         warnings: Vec::new(),
+        curves: Curves {
+            latency: book.latency.curve(),
+            excess: book.excess.curve(),
+            service_time: ledger.service_time.curve(),
+            send_lateness: ledger.send_lateness.curve(),
+        },
         tally: book.tally,
         examples: ledger.examples.clone(),
+        seconds: recorded.seconds,
     };
+    report.passed = report.passes();
     report.warnings = warnings(&report, options);
+    report.warnings.extend(super::doubts(
+        &report.environment,
+        report.host,
+        recorded.log_error.as_ref(),
+    ));
     report
 }
 
@@ -188,6 +230,8 @@ fn conditions(options: &Options) -> HoldConditions {
         rules: load.rules,
         deadline_ms: load.limits.deadline.as_secs_f64() * 1e3,
         dsp_timeout_ms: load.limits.dsp_timeout.as_secs_f64() * 1e3,
+        timeout_ms: load.timeout.as_secs_f64() * 1e3,
+        scenario: options.output.scenario.clone(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::super::options::{Load, Protocol, Target, h2, rate, target, timeout};
 use super::super::schedule::Arrivals;
+use crate::report::{FailArgs, OutputArgs, OutputOptions};
 use crate::scenario::{BidRequestArgs, Defaults, DspArgs, ExchangeArgs, HoldArgs, Scenario, seconds, within};
 use crate::simulated::Phases;
 use std::path::PathBuf;
@@ -14,8 +15,8 @@ use std::time::Duration;
 /// The floor must be given to the simulator as well (`corebid-loadtest dsps` with the same --latency-floor-ms or
 /// the same --scenario), and the exchange must be willing to wait: profiles/hold.toml.
 ///
-/// Exits with 0 when all were in flight at once for --duration and every answer was right, 1 when not, 2 on bad
-/// usage.
+/// Exits with 0 when all were in flight at once for --duration, every answer was right and every --fail-... limit
+/// was kept, 1 when not, 2 on bad usage.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 #[command(args_override_self = true)]
 pub struct Args {
@@ -29,10 +30,7 @@ pub struct Args {
     /// was sent, and its longest loop stalls are reported
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
-    /// Print one JSON object instead of the table
-    #[arg(long)]
-    pub json: bool,
-    /// TOML file: sections hold, bid_requests, dsps and exchange with the same keys (snake_case); what the command
+    /// TOML file: sections hold, bid_requests, dsps, exchange and fail with the same keys (snake_case); what the command
     /// line says wins
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
@@ -45,6 +43,12 @@ pub struct Args {
     /// What the exchange makes of it.
     #[command(flatten)]
     pub exchange: ExchangeArgs,
+    /// Where the report goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+    /// When it fails.
+    #[command(flatten)]
+    pub fail: FailArgs,
 }
 
 /// A hold that makes sense.
@@ -55,7 +59,7 @@ pub struct Options {
     pub(super) hold: Duration,
     pub(super) server_pid: Option<u32>,
     pub(super) admin: Option<Target>,
-    pub(super) json: bool,
+    pub(super) output: OutputOptions,
 }
 
 impl Args {
@@ -67,6 +71,9 @@ impl Args {
         let file = Scenario::read(self.scenario.as_deref())?;
         if !file.phase.is_empty() {
             return Err("a hold has no [[phase]] but ramp, hold and drain".to_owned());
+        }
+        if self.fail.over(&file.fail).rate_share.is_some() {
+            return Err("fail-rate-share: a hold has no rate but that of its ramp".to_owned());
         }
         let hold = self.hold.over(&file.hold);
         let exchange = self.exchange.over(&file.exchange);
@@ -102,7 +109,9 @@ impl Args {
             hold: duration,
             server_pid: self.server_pid,
             admin: self.admin.as_deref().map(Target::parse).transpose()?,
-            json: self.json,
+            output: self
+                .output
+                .check(self.fail.over(&file.fail), self.scenario.as_deref())?,
         })
     }
 }

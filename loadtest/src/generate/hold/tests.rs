@@ -3,6 +3,7 @@
 use super::*;
 use crate::net::{h2, hpack};
 use crate::oracle::{Asked, twin};
+use crate::report::documented;
 use crate::simulated::Profile;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -125,6 +126,7 @@ fn all_are_held_and_then_answered() {
         let stage = stage.unwrap();
         assert!(stage.duration_s >= at_least_s && stage.server.is_some());
     }
+    documented::check("Hold", &report.to_json());
     let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
     assert_eq!(json["in_flight"]["reached"], IN_FLIGHT);
     assert!(
