@@ -7,6 +7,8 @@
     reason = "a check that cannot read its sources has failed"
 )]
 
+mod observability;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -278,10 +280,10 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All that people read first, and all below `docs`.
+/// All that people read first, and all below `docs` and `tuning`.
 fn documents() -> Vec<PathBuf> {
     let mut documents = markdown(root());
-    let mut folders = vec![root().join("docs")];
+    let mut folders = vec![root().join("docs"), root().join("tuning")];
     while let Some(folder) = folders.pop() {
         documents.extend(markdown(&folder));
         let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());

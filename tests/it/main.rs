@@ -23,6 +23,7 @@ mod h2c;
 mod harness;
 mod http;
 mod lifecycle;
+mod observability;
 mod page;
 mod readers;
 mod scenarios;

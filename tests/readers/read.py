@@ -6,6 +6,7 @@
                        known.hgrm as the Java implementation (2.1.11) made it of that:
                        HistogramLogProcessor -i known.hlog -outputValueUnitRatio 1000000 -o known
     read.py saved DIR  what tests/it/readers.rs took from a running exchange
+    read.py dashboard FILE  a Grafana dashboard, by Grafana's own model of one (tests/observability)
     read.py load DIR   a report of corebid-loadtest (--report DIR), as loadtest/tests/reports.rs makes one
 """
 
@@ -161,11 +162,41 @@ def load(folder):
     check("count of the warm-up", warmup, sum(report["warmup"]["statuses"].get(status, 0) for status in ["200", "204"]))
 
 
+def dashboard(path):
+    """Grafana's model, made from its schemas, takes every member and gives it back: one that it does not know, or knows by
+    another name or place, would be lost."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()
+    with open(path) as file:
+        given = json.load(file)
+    back = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(given)))
+
+    def compare(at, given, back):
+        if isinstance(given, dict) and isinstance(back, dict):
+            for member, value in given.items():
+                if value is not None:
+                    check(f"{at}.{member} is known to Grafana", member in back, True)
+                    compare(f"{at}.{member}", value, back[member])
+        elif isinstance(given, list) and isinstance(back, list):
+            check(f"length of {at}", len(back), len(given))
+            for index, (one, other) in enumerate(zip(given, back)):
+                compare(f"{at}[{index}]", one, other)
+        else:
+            check(at, back, given)
+
+    compare("dashboard", given, back)
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["known"]:
         known()
     elif sys.argv[1:2] == ["saved"] and len(sys.argv) == 3:
         saved(sys.argv[2])
+    elif sys.argv[1:2] == ["dashboard"] and len(sys.argv) == 3:
+        dashboard(sys.argv[2])
     elif sys.argv[1:2] == ["load"] and len(sys.argv) == 3:
         load(sys.argv[2])
     else:

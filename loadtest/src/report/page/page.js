@@ -373,6 +373,7 @@ const nameOf = (report, index) => report.label || (second ? NAMES[index] : "");
 $("what").textContent = second ? `${first.kind}: A ${nameOf(first, 0)} · B ${nameOf(second, 1)}` : [first.kind, first.label].filter(Boolean).join(" ");
 $("when").textContent = reports.map((report) => new Date(report.environment.began_unix_s * 1000).toISOString().replace("T", " ").slice(0, 16) + " UTC").join(" · ");
 document.title = second ? `${nameOf(first, 0)} / ${nameOf(second, 1)} · corebid-loadtest` : `${first.label || first.kind} · corebid-loadtest`;
+if (isHold) $("over-time").querySelector("figcaption").firstChild.data = "Excess over time ";
 const verdict = $("verdict");
 if (second) {
   verdict.textContent = comparison.comparable ? "comparable" : "not comparable";
