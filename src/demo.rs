@@ -31,7 +31,9 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    exit_code(supervisor::run(&prepared, |addresses| welcome(&dsps, addresses)))
+    exit_code(supervisor::run(prepared, None, |addresses| {
+        welcome(&dsps, addresses);
+    }))
 }
 
 /// The reference profile with its DSPs at the ports that the simulated ones have; what the user set in the environment

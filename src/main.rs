@@ -5,10 +5,11 @@ mod demo;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use corebid::config::{self, Config, LogFormat, LogLevel};
-use corebid::supervisor::{self, Ended, Prepared};
+use corebid::supervisor::{self, Again, Ended, Prepared};
 
 /// An OpenRTB ad exchange: one pinned executor per core, second-price auctions in typed money.
 #[derive(Debug, Parser)]
@@ -28,7 +29,8 @@ enum Command {
     /// Run the exchange.
     ///
     /// SIGTERM and SIGINT drain it: /readyz answers 503, no more connections are taken, what is in flight is finished
-    /// within server.drain_ms. A second one ends it at once.
+    /// within server.drain_ms. A second one ends it at once. SIGHUP, or POST /reload on the admin port, has it read its
+    /// configuration again and go on by it, without losing a request; one that is wrong changes nothing.
     Serve {
         /// The configuration (TOML); any value can be overridden by COREBID_SECTION__KEY in the environment.
         #[arg(long, value_name = "FILE")]
@@ -63,7 +65,14 @@ fn serve(path: &Path, check: bool) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     start_log(config.log().level, config.log().format);
-    exit_code(supervisor::run(&prepared, |addresses| {
+    let again = Again {
+        read: Arc::new({
+            let path = path.to_owned();
+            move || read(&path)
+        }),
+        follow_log: Box::new(|_| ()),
+    };
+    exit_code(supervisor::run(prepared, Some(again), |addresses| {
         tracing::info!(
             listen = %addresses.main,
             admin = %addresses.admin,
@@ -75,9 +84,13 @@ fn serve(path: &Path, check: bool) -> ExitCode {
 }
 
 fn load(path: &Path) -> Result<(Config, Prepared), String> {
-    let config = config::load(path, environment()).map_err(|problems| problems.to_string())?;
+    let config = read(path)?;
     let prepared = Prepared::new(&config).map_err(|errors| errors.to_string())?;
     Ok((config, prepared))
+}
+
+fn read(path: &Path) -> Result<Config, String> {
+    config::load(path, environment()).map_err(|problems| problems.to_string())
 }
 
 /// The environment's variables that are text; ours are.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
@@ -29,9 +30,10 @@ pub struct Config {
     response: ResponseOptions,
     log: LogOptions,
     telemetry: TelemetryOptions,
-    dsps: Vec<DspOptions>,
-    rates: Rates,
-    effective_toml: String,
+    pub(super) dsps: Vec<DspOptions>,
+    pub(super) rates: Rates,
+    pub(super) effective_toml: String,
+    hash: u64,
 }
 
 /// `[server]`: sockets, shards and limits.
@@ -305,6 +307,26 @@ impl Config {
         &self.effective_toml
     }
 
+    /// Tells configurations apart by all that they say, with secrets and the files they name; not by comments or by what
+    /// is said twice. For processes of the same build.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// `hasher` has taken in the files that it names.
+    pub(super) fn take_hash(&mut self, file: &ConfigFile, mut hasher: DefaultHasher) {
+        self.effective_toml.hash(&mut hasher);
+        for dsp in &file.dsp {
+            // The text of it above is without secrets.
+            dsp.endpoint
+                .as_ref()
+                .map(|endpoint| &endpoint.value)
+                .hash(&mut hasher);
+        }
+        self.hash = hasher.finish();
+    }
+
     /// Reports what is wrong to `reader`; only if that has nothing to complain of is the result meaningful.
     pub(super) fn check(file: &ConfigFile, reader: &mut Reader<'_>, read_file: ReadFile<'_>) -> Self {
         let roots = check_roots(&file.tls.roots, reader, read_file);
@@ -320,6 +342,7 @@ impl Config {
             rates: check_rates(file.auction.rates_file.as_ref(), reader, read_file),
             effective_toml: toml::to_string(file)
                 .unwrap_or_else(|error| format!("# cannot be written: {error}\n")),
+            hash: 0,
         }
     }
 }

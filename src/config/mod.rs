@@ -4,6 +4,7 @@
 //! No module of the path imports this one. Each is given its own options by whoever starts it. This one imports none
 //! but `net::tls`, to tell what is wrong with a certificate beside the line that names it.
 
+mod changes;
 mod checked;
 mod endpoint;
 mod file;
@@ -11,11 +12,14 @@ mod rates;
 mod read;
 mod tls;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _};
 use std::io;
 use std::path::Path;
 
+pub use changes::Change;
 pub use checked::{
     AuctionOptions, Config, DspOptions, FanoutOptions, FloorRule, HlogOptions, LogFormat, LogLevel,
     LogOptions, NoBidAnswer, Protocol, ResponseOptions, ServerOptions, Shards, TelemetryOptions,
@@ -46,7 +50,14 @@ pub fn check(
 ) -> Result<Config, Problems> {
     let mut reader = read::Reader::new(text, env);
     let file = file::ConfigFile::read(&mut reader);
-    let config = Config::check(&file, &mut reader, read_file);
+    let hash = RefCell::new(DefaultHasher::new());
+    let read_and_hash = |path: &Path| {
+        let text = read_file(path)?;
+        (path, &text).hash(&mut *hash.borrow_mut());
+        Ok(text)
+    };
+    let mut config = Config::check(&file, &mut reader, &read_and_hash);
+    config.take_hash(&file, hash.into_inner());
     let problems = reader.finish(name);
     if problems.is_empty() {
         Ok(config)

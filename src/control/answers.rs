@@ -1,4 +1,4 @@
-//! What the admin port answers: a request in, an answer out, nothing waits.
+//! What the admin port answers: a request in, an answer out, and only that to a reload comes later.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,9 +10,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use super::query::Query;
-use super::{Command, Commands, Readiness, State, page};
+use super::{Command, Commands, Readiness, Reload, State, page};
 use crate::telemetry::prometheus::{self, Format};
 use crate::telemetry::{Live, Merged, Moment, Stage, Window};
 
@@ -26,7 +27,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style
                            connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What there is, with what it is for: the latency page lists these.
-const PAGES: [(&str, &str, Page); 12] = [
+const PAGES: [(&str, &str, Page); 13] = [
     ("/", "this page", Page::Index),
     (
         "/metrics",
@@ -62,6 +63,11 @@ const PAGES: [(&str, &str, Page); 12] = [
         Page::Ready,
     ),
     ("/favicon.ico", "none", Page::Icon),
+    (
+        "/reload",
+        "POST: go on by what the configuration file says now",
+        Page::Reload,
+    ),
     ("/drain", "POST: finish what is in flight and stop", Page::Drain),
 ];
 
@@ -78,7 +84,43 @@ enum Page {
     Health,
     Ready,
     Icon,
+    Reload,
     Drain,
+}
+
+/// An answer, now or later.
+pub(super) enum Answer {
+    Now(Response<Full<Bytes>>),
+    Later(oneshot::Receiver<Reload>),
+}
+
+impl Answer {
+    /// Waits for it, if need be.
+    pub(super) async fn come(self) -> Response<Full<Bytes>> {
+        match self {
+            Self::Now(answer) => answer,
+            Self::Later(comes) => match comes.await {
+                Ok(reload) => reloaded(reload),
+                Err(_) => nobody_listens(),
+            },
+        }
+    }
+}
+
+fn reloaded(reload: Reload) -> Response<Full<Bytes>> {
+    match reload {
+        Reload::Applied(applied) => json(&applied),
+        Reload::Refused(problems) => text(StatusCode::BAD_REQUEST, format!("{problems}\n")),
+        Reload::NotNow(why) => text(StatusCode::CONFLICT, format!("{why}\n")),
+        Reload::Late(missing) => text(StatusCode::GATEWAY_TIMEOUT, format!("{missing}\n")),
+    }
+}
+
+fn nobody_listens() -> Response<Full<Bytes>> {
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the supervisor does not listen\n",
+    )
 }
 
 /// All that is asked about. Cheap to clone: every connection has one.
@@ -148,12 +190,20 @@ impl Pages {
         self.0.effective_toml.replace(effective_toml);
     }
 
-    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    pub(super) fn answer<B>(&self, request: &Request<B>) -> Answer {
+        let reloads = request.uri().path() == "/reload" && request.method() == Method::POST;
+        if reloads && is_on_purpose(request) {
+            return self.reload();
+        }
+        Answer::Now(self.answer_now(request))
+    }
+
+    fn answer_now<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         let Some(&(_, _, page)) = PAGES.iter().find(|(known, _, _)| *known == path) else {
             return text(StatusCode::NOT_FOUND, "no such page; / lists what there is\n");
         };
-        let allowed: &[Method] = if page == Page::Drain {
+        let allowed: &[Method] = if matches!(page, Page::Drain | Page::Reload) {
             &[Method::POST]
         } else {
             &[Method::GET, Method::HEAD]
@@ -182,7 +232,11 @@ impl Pages {
             Page::Health => Ok(text(StatusCode::OK, "ok\n")),
             Page::Ready => Ok(self.ready()),
             Page::Icon => Ok(answer(StatusCode::NO_CONTENT, TEXT, "")),
-            Page::Drain => Ok(self.drain(request)),
+            Page::Drain if is_on_purpose(request) => Ok(self.drain()),
+            Page::Drain | Page::Reload => Err(Refusal {
+                status: StatusCode::FORBIDDEN,
+                message: "not from a web page\n".to_owned(),
+            }),
         };
         answered.unwrap_or_else(|refusal| text(refusal.status, refusal.message))
     }
@@ -261,20 +315,31 @@ impl Pages {
         text(status, format!("{}\n", state.name()))
     }
 
-    fn drain<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        // Any web page can make its reader's browser post to 127.0.0.1, but not without naming itself.
-        if request.headers().contains_key(ORIGIN) {
-            return text(StatusCode::FORBIDDEN, "not from a web page\n");
-        }
+    fn drain(&self) -> Response<Full<Bytes>> {
         if (self.0.commands)(Command::Drain) {
             text(StatusCode::ACCEPTED, "draining; /readyz says so from now on\n")
         } else {
-            text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the supervisor does not listen\n",
-            )
+            nobody_listens()
         }
     }
+
+    fn reload(&self) -> Answer {
+        let (reply, comes) = oneshot::channel();
+        let reply = Box::new(move |reload| {
+            // Whoever asked may have gone away meanwhile.
+            let _unheard = reply.send(reload);
+        });
+        if (self.0.commands)(Command::Reload(reply)) {
+            Answer::Later(comes)
+        } else {
+            Answer::Now(nobody_listens())
+        }
+    }
+}
+
+/// Any web page can make its reader's browser post to 127.0.0.1, but not without naming itself.
+fn is_on_purpose<B>(request: &Request<B>) -> bool {
+    !request.headers().contains_key(ORIGIN)
 }
 
 /// What was asked for does not exist.

@@ -16,6 +16,7 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::task::LocalSet;
@@ -68,10 +69,40 @@ impl Default for Limits {
 }
 
 /// What an operator wants of the supervisor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     /// Finish what is in flight and stop.
     Drain,
+    /// Go on by what the configuration file says now, and tell what came of it.
+    Reload(ReloadReply),
+}
+
+/// Takes the outcome of a reload to whoever asked for it. Does not wait.
+pub type ReloadReply = Box<dyn FnOnce(Reload) + Send>;
+
+/// What came of a reload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reload {
+    /// Every shard serves the new configuration.
+    Applied(Applied),
+    /// Nothing has changed: what is wrong with it, a line each.
+    Refused(String),
+    /// Nothing has changed: why not now.
+    NotNow(&'static str),
+    /// It is in force, or will be, but not yet everywhere: what is missing.
+    Late(String),
+}
+
+/// A configuration that came into force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// See the metric `config_generation`.
+    pub generation: u64,
+    /// See the metric `config_info`.
+    pub hash: String,
+    /// What is different from the one before, key by key.
+    pub changes: Vec<String>,
+    /// From the request on.
+    pub took_ms: u64,
 }
 
 /// Takes a command over to the supervisor; false if it could not be taken. Must not wait.

@@ -48,7 +48,7 @@ pub(super) async fn serve(listener: TcpListener, limits: Limits, pages: Pages) {
 async fn converse(stream: TcpStream, _seat: Seat, limits: Limits, pages: Pages) {
     let service = service_fn(|request| {
         let answer = pages.answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        async move { Ok::<_, Infallible>(answer.come().await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

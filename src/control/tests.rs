@@ -221,7 +221,10 @@ fn drain_is_handed_on() {
     let from_a_page = visited.ask("POST /drain", "Origin: http://evil.example\r\n");
     assert!(from_a_page.starts_with("HTTP/1.1 403 "), "{from_a_page}");
     visited.check("POST /drain", 202, "draining");
-    assert_eq!(visited.commands.recv_timeout(PATIENCE), Ok(Command::Drain));
+    assert!(matches!(
+        visited.commands.recv_timeout(PATIENCE),
+        Ok(Command::Drain)
+    ));
     assert!(
         visited.commands.try_recv().is_err(),
         "the web page's was not handed on"
@@ -229,6 +232,68 @@ fn drain_is_handed_on() {
 
     visited.check("POST /drain", 202, "draining");
     visited.check("POST /drain", 503, "does not listen"); // the supervisor has not taken the last one
+}
+
+#[test]
+fn a_reload_is_answered_when_it_has_ended() {
+    let visited = visited(Limits::default());
+    let from_a_page = visited.ask("POST /reload", "Origin: http://evil.example\r\n");
+    assert!(from_a_page.starts_with("HTTP/1.1 403 "), "{from_a_page}");
+    visited.check("GET /reload", 405, "only POST");
+    assert!(visited.commands.try_recv().is_err(), "neither was handed on");
+
+    let applied = Applied {
+        generation: 2,
+        hash: "00ff".to_owned(),
+        changes: vec!["dsp.a: added".to_owned()],
+        took_ms: 7,
+    };
+    let ask = || {
+        let mut stream = visited.connect();
+        write!(
+            stream,
+            "POST /reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let Ok(Command::Reload(reply)) = visited.commands.recv_timeout(PATIENCE) else {
+            panic!("nobody asked")
+        };
+        (stream, reply)
+    };
+    let rest = |mut stream: TcpStream| {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    #[track_caller]
+    fn check(answer: &str, status: u16, body: &str) {
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
+    }
+    for (outcome, status, body) in [
+        (
+            Reload::Applied(applied),
+            200,
+            r#"{"generation":2,"hash":"00ff","changes":["dsp.a: added"],"took_ms":7}"#,
+        ),
+        (Reload::Refused("one\ntwo".to_owned()), 400, "one\ntwo\n"),
+        (Reload::NotNow("draining"), 409, "draining\n"),
+        (Reload::Late("shard 1".to_owned()), 504, "shard 1\n"),
+    ] {
+        let (stream, reply) = ask();
+        // Others are served meanwhile.
+        visited.check("GET /healthz", 200, "ok");
+        reply(outcome);
+        check(&rest(stream), status, body);
+    }
+    // Whoever was to answer may go, and whoever asked.
+    let (stream, reply) = ask();
+    drop(reply);
+    check(&rest(stream), 503, "the supervisor does not listen\n");
+    let (stream, reply) = ask();
+    drop(stream);
+    reply(Reload::NotNow("nobody hears it"));
+    visited.check("GET /healthz", 200, "ok");
 }
 
 #[test]

@@ -177,20 +177,33 @@ pub enum EndpointError {
 
 impl Target {
     /// Looks the host up (an IPv6 address without its brackets). Blocks: for start and reload, never on a shard. `tls`
-    /// says which port goes without saying.
+    /// says which port goes without saying. Of several addresses it takes the one that is `in_use`, or else the first:
+    /// name servers like to turn them around, and a reload is not to reconnect for that.
     ///
     /// # Errors
     /// When the name does not resolve to an address.
-    pub fn resolve(host: &str, port: u16, path: &str, tls: bool) -> Result<Self, EndpointError> {
-        let mut addresses = (host, port)
+    pub fn resolve(
+        host: &str,
+        port: u16,
+        path: &str,
+        tls: bool,
+        in_use: Option<SocketAddr>,
+    ) -> Result<Self, EndpointError> {
+        let addresses = (host, port)
             .to_socket_addrs()
             .map_err(|source| EndpointError::Resolve {
                 host: host.to_owned(),
                 source,
             })?;
-        let address = addresses
-            .next()
-            .ok_or_else(|| EndpointError::NoAddress(host.to_owned()))?;
+        let address =
+            preferred(addresses, in_use).ok_or_else(|| EndpointError::NoAddress(host.to_owned()))?;
+        Ok(Self::at(address, host, path, tls))
+    }
+
+    /// The endpoint at an address that is known.
+    #[must_use]
+    pub fn at(address: SocketAddr, host: &str, path: &str, tls: bool) -> Self {
+        let port = address.port();
         let shown = if host.contains(':') {
             format!("[{host}]")
         } else {
@@ -201,12 +214,24 @@ impl Target {
         } else {
             format!("{shown}:{port}")
         };
-        Ok(Self {
+        Self {
             address,
             authority,
             path: path.to_owned(),
-        })
+        }
     }
+}
+
+fn preferred(
+    mut addresses: impl Iterator<Item = SocketAddr>,
+    in_use: Option<SocketAddr>,
+) -> Option<SocketAddr> {
+    let first = addresses.next()?;
+    Some(
+        in_use
+            .filter(|in_use| first == *in_use || addresses.any(|other| other == *in_use))
+            .unwrap_or(first),
+    )
 }
 
 #[cfg(test)]
@@ -272,7 +297,7 @@ mod tests {
     fn the_host_header_names_the_port_unless_it_goes_without_saying() {
         #[track_caller]
         fn check(host: &str, port: u16, tls: bool, authority: &str) {
-            let target = Target::resolve(host, port, "/bid", tls).unwrap();
+            let target = Target::resolve(host, port, "/bid", tls, None).unwrap();
             assert_eq!(target.authority, authority);
             assert_eq!(target.address.port(), port);
         }
@@ -282,5 +307,20 @@ mod tests {
         check("127.0.0.1", 443, false, "127.0.0.1:443");
         check("::1", 443, true, "[::1]");
         check("::1", 9001, false, "[::1]:9001");
+    }
+
+    #[test]
+    fn an_address_in_use_is_kept_while_the_name_has_it() {
+        let address = |last: u8| SocketAddr::from(([192, 0, 2, last], 80));
+        let check = |resolved: &[u8], in_use: Option<u8>, expected: Option<u8>| {
+            let resolved = resolved.iter().map(|&last| address(last));
+            assert_eq!(preferred(resolved, in_use.map(address)), expected.map(address));
+        };
+        check(&[], None, None);
+        check(&[], Some(1), None);
+        check(&[1, 2], None, Some(1));
+        check(&[2, 1], Some(1), Some(1));
+        check(&[1, 2], Some(1), Some(1));
+        check(&[2, 3], Some(1), Some(2));
     }
 }

@@ -107,8 +107,8 @@ pub enum Command {
 pub enum Event {
     /// It accepts connections, and those to DSPs are there as far as DSPs are.
     Ready(usize),
-    /// New bid requests meet the configuration of this generation.
-    Reloaded {
+    /// New bid requests meet the configuration of this generation: since it is ready, or after a reload.
+    Serves {
         /// Which shard.
         shard: usize,
         /// See [`Blueprint::generation`].
@@ -227,13 +227,21 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Re
         // Whoever finds the port by himself is served meanwhile.
         let all: Vec<_> = care.current_dsps().iter().map(|(id, _)| id).collect();
         care.warm_up(&all, blueprint.warm_up_max, &post.commands).await;
-        let _unheard = post.events.send(Event::Ready(post.index));
+        let say = |event| {
+            // Nobody listens any more when the process is ending anyway.
+            let _unheard = post.events.send(event);
+        };
+        let serves = |generation| Event::Serves {
+            shard: post.index,
+            generation,
+        };
+        say(Event::Ready(post.index));
+        say(serves(blueprint.generation));
         loop {
             match post.commands.try_recv() {
                 Ok(Command::Reload(blueprint)) => {
                     if care.reload(&blueprint, &post.commands).await {
-                        let (shard, generation) = (post.index, blueprint.generation);
-                        let _unheard = post.events.send(Event::Reloaded { shard, generation });
+                        say(serves(blueprint.generation));
                     }
                 }
                 Err(TryRecvError::Empty) => care.round().await,

@@ -78,14 +78,15 @@ impl fmt::Display for StartErrors {
 
 impl std::error::Error for StartErrors {}
 
-pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
+/// `before`: what is in force already.
+pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Prepared, StartErrors> {
     let mut errors = Vec::new();
     let mut note = |error| errors.push(error);
     let system_roots: SystemRoots = LazyCell::new(Roots::system);
     let dsps: Vec<_> = config
         .dsps()
         .iter()
-        .filter_map(|dsp| dsp_options(dsp, config.server().max_response_bytes, &system_roots, &mut note))
+        .filter_map(|dsp| dsp_options(dsp, config, before, &system_roots, &mut note))
         .collect();
     let needs_system_roots =
         |dsp: &config::DspOptions| dsp.tls.as_ref().is_some_and(|tls| tls.roots.is_none());
@@ -119,7 +120,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
         config::FloorRule::Above => FloorRule::Above,
     };
     let blueprint = Blueprint {
-        generation: 1,
+        generation: before.map_or(1, |before| before.generation + 1),
         ingress: ingress::Options {
             in_flight_max: server.max_in_flight,
             request_bytes_max: server.max_request_bytes,
@@ -152,7 +153,7 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
         cores,
         listen: server.listen,
         admin: server.admin,
-        effective_toml: config.effective_toml().to_owned(),
+        config: config.clone(),
         hlog: config.telemetry().hlog.clone().map(|hlog| HlogOptions {
             path: hlog.path,
             file_bytes_max: hlog.file_bytes_max,
@@ -163,7 +164,8 @@ pub(super) fn prepare(config: &Config) -> Result<Prepared, StartErrors> {
 
 fn dsp_options(
     dsp: &config::DspOptions,
-    response_bytes_max: usize,
+    config: &Config,
+    before: Option<&Blueprint>,
     system_roots: &SystemRoots,
     note: &mut impl FnMut(StartError),
 ) -> Option<DspOptions> {
@@ -183,16 +185,14 @@ fn dsp_options(
         Some(tls) => Some(tls_options(dsp, tls, protocol, system_roots, note)?),
         None => None,
     };
-    let target = match Target::resolve(&dsp.host, dsp.port, &dsp.path, tls.is_some()) {
-        Ok(target) => target,
-        Err(source) => {
+    let target = target(dsp, before)
+        .map_err(|source| {
             note(StartError::Endpoint {
                 dsp: dsp.name.clone(),
                 source,
             });
-            return None;
-        }
-    };
+        })
+        .ok()?;
     Some(DspOptions {
         name: dsp.name.clone(),
         target,
@@ -202,8 +202,30 @@ fn dsp_options(
         connections_max: dsp.max_connections,
         connections_warm: dsp.warm_connections,
         gzip: dsp.gzip,
-        response_bytes_max,
+        response_bytes_max: config.server().max_response_bytes,
     })
+}
+
+/// One that is asked already keeps its address while its name has it, and also while its name has none: a name server
+/// that does not answer is no reason to refuse what has nothing to do with it.
+fn target(dsp: &config::DspOptions, before: Option<&Blueprint>) -> Result<Target, EndpointError> {
+    let tls = dsp.tls.is_some();
+    let at = |address| Target::at(address, &dsp.host, &dsp.path, tls);
+    let before = before.and_then(|before| before.dsps.iter().find(|other| other.name == dsp.name));
+    let in_use = before.map(|before| &before.target).filter(|target| {
+        target.address.port() == dsp.port && target.authority == at(target.address).authority
+    });
+    let address = in_use.map(|target| target.address);
+    match (
+        Target::resolve(&dsp.host, dsp.port, &dsp.path, tls, address),
+        address,
+    ) {
+        (Err(error), Some(address)) => {
+            tracing::warn!(dsp = dsp.name, %address, %error, "going on with the address that is in use");
+            Ok(at(address))
+        }
+        (resolved, _) => resolved,
+    }
 }
 
 /// Read when the first DSP needs them.

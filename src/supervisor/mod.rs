@@ -3,6 +3,7 @@
 
 mod blueprint;
 mod intensity;
+mod reload;
 mod signals;
 
 use std::io;
@@ -22,10 +23,18 @@ use crate::telemetry::{self, Merged, Recorders};
 
 pub use blueprint::{StartError, StartErrors};
 use intensity::Intensity;
+pub use reload::Again;
+use reload::{AskReload, Reloads};
 use signals::Ask;
 
 /// Past `server.drain_ms` a shard has this long to close its sockets before it is left behind.
 const DRAIN_GRACE: Duration = Duration::from_millis(500);
+
+/// How often the supervisor looks whether anything takes too long.
+const PULSE: Duration = Duration::from_millis(250);
+
+/// Commands that a shard may have before it: it looks 20 times a second.
+const COMMANDS_MAX: usize = 4;
 
 /// Everything that is needed to start, worked out and found good: what `serve --check` checks.
 #[derive(Debug)]
@@ -34,7 +43,7 @@ pub struct Prepared {
     cores: Vec<usize>,
     listen: SocketAddr,
     admin: SocketAddr,
-    effective_toml: String,
+    config: Config,
     hlog: Option<control::HlogOptions>,
 }
 
@@ -55,7 +64,7 @@ impl Prepared {
     /// # Errors
     /// Everything that stands in the way.
     pub fn new(config: &Config) -> Result<Self, StartErrors> {
-        blueprint::prepare(config)
+        blueprint::prepare(config, None)
     }
 }
 
@@ -70,17 +79,20 @@ pub enum Ended {
     GivenUp,
 }
 
-/// Runs the exchange until a signal ends it. `on_ready` is called once, when every shard accepts connections.
+/// Runs the exchange until a signal ends it. SIGHUP has it read its configuration `again`. `on_ready` is called once, when
+/// every shard accepts connections.
 ///
 /// # Errors
 /// When it cannot be started: an address in use, no io_uring.
-pub fn run(prepared: &Prepared, on_ready: impl FnOnce(Addresses)) -> io::Result<Ended> {
+pub fn run(prepared: Prepared, again: Option<Again>, on_ready: impl FnOnce(Addresses)) -> io::Result<Ended> {
     let (asks, asked) = unbounded();
-    signals::listen(asks.clone())?;
+    let (reloads, reloads_asked) = unbounded();
+    signals::listen(asks.clone(), reloads.clone())?;
     let (recorders, merged) = telemetry::channel(prepared.cores.len());
     let readiness = Arc::new(Readiness::new());
-    let control = open_admin_port(prepared, merged, Arc::clone(&readiness), asks)?;
-    let mut supervisor = Supervisor::start(prepared, recorders)?;
+    let control = open_admin_port(&prepared, merged, Arc::clone(&readiness), asks, reloads)?;
+    let reloads = Reloads::new(prepared, again, reloads_asked);
+    let mut supervisor = Supervisor::start(reloads, recorders)?;
     let mut signals_seen = 0;
     if supervisor.wait_until_ready(&asked, &mut signals_seen) {
         readiness.advance(State::Ready);
@@ -90,10 +102,11 @@ pub fn run(prepared: &Prepared, on_ready: impl FnOnce(Addresses)) -> io::Result<
             admin: control.address(),
             shards,
         });
-        signals_seen += usize::from(supervisor.watch(&asked) == Some(Ask::Signal));
+        signals_seen += usize::from(supervisor.watch(&asked, &control) == Some(Ask::Signal));
     }
     readiness.advance(State::Draining);
-    Ok(supervisor.end(&asked, signals_seen, prepared.blueprint.drain))
+    supervisor.reloads.close();
+    Ok(supervisor.end(&asked, signals_seen))
 }
 
 fn open_admin_port(
@@ -101,17 +114,28 @@ fn open_admin_port(
     merged: Merged,
     readiness: Arc<Readiness>,
     asks: Sender<Ask>,
+    reloads: Sender<AskReload>,
 ) -> io::Result<Control> {
     let options = ControlOptions {
         listen: prepared.admin,
-        effective_toml: prepared.effective_toml.clone(),
+        effective_toml: prepared.config.effective_toml().to_owned(),
         hlog: prepared.hlog.clone(),
         limits: control::Limits::default(),
     };
-    let drain = move |command| match command {
-        control::Command::Drain => asks.send(Ask::Drain).is_ok(),
+    let state = Arc::clone(&readiness);
+    let commands = move |command| match (command, state.state()) {
+        (control::Command::Drain, _) => asks.send(Ask::Drain).is_ok(),
+        (control::Command::Reload(reply), State::Ready) => reloads.send(Some(reply)).is_ok(),
+        (control::Command::Reload(reply), State::Starting) => {
+            reply(control::Reload::NotNow("starting; try again"));
+            true
+        }
+        (control::Command::Reload(reply), State::Draining) => {
+            reply(control::Reload::NotNow("draining; nothing has changed"));
+            true
+        }
     };
-    Control::spawn(options, merged, readiness, Box::new(drain))
+    Control::spawn(options, merged, readiness, Box::new(commands))
         .map_err(|error| in_context(&format!("admin port {}", prepared.admin), &error))
 }
 
@@ -120,7 +144,9 @@ fn in_context(what: &str, error: &io::Error) -> io::Error {
 }
 
 struct Supervisor {
+    /// Of the configuration that is in force: a shard that is started again begins with it.
     blueprint: Arc<Blueprint>,
+    reloads: Reloads,
     recorders: Recorders,
     balance: Arc<Balance>,
     address: SocketAddr,
@@ -141,10 +167,15 @@ struct Shard {
 }
 
 impl Supervisor {
-    fn start(prepared: &Prepared, recorders: Recorders) -> io::Result<Self> {
+    fn start(reloads: Reloads, recorders: Recorders) -> io::Result<Self> {
+        let prepared = Arc::clone(reloads.current());
+        recorders
+            .process()
+            .config_in_force(prepared.config.hash(), clock::since_unix_epoch());
         let (reports_to, events) = unbounded();
         let mut supervisor = Self {
             blueprint: Arc::clone(&prepared.blueprint),
+            reloads,
             recorders,
             balance: Balance::new(prepared.cores.len())?,
             address: prepared.listen,
@@ -160,7 +191,7 @@ impl Supervisor {
             let listener = net::bind(supervisor.address)
                 .map_err(|error| in_context(&format!("port {}", supervisor.address), &error))?;
             supervisor.address = net::local_address(&listener)?;
-            let (commands, _) = bounded(1);
+            let (commands, _) = bounded(COMMANDS_MAX);
             supervisor.shards.push(Shard {
                 core,
                 listener: Some(listener),
@@ -179,7 +210,7 @@ impl Supervisor {
         let Some(listener) = &shard.listener else {
             return Err(io::Error::other("draining"));
         };
-        let (commands, receives) = bounded(1);
+        let (commands, receives) = bounded(COMMANDS_MAX);
         let post = Post {
             index,
             core: shard.core,
@@ -206,7 +237,7 @@ impl Supervisor {
                 },
                 recv(events) -> event => match event {
                     Ok(Event::Ready(_)) => starting -= 1,
-                    Ok(Event::Reloaded { .. }) => {}
+                    Ok(Event::Serves { .. }) => {}
                     Ok(Event::Ended(index)) => {
                         self.bury(index);
                         self.given_up = true;
@@ -220,15 +251,25 @@ impl Supervisor {
     }
 
     /// Restarts shards that die, until it is time to end. Returns who asked for that, if anybody did.
-    fn watch(&mut self, asked: &Receiver<Ask>) -> Option<Ask> {
+    fn watch(&mut self, asked: &Receiver<Ask>, control: &Control) -> Option<Ask> {
         let events = self.events.clone();
+        let (reload_asked, loaded) = (self.reloads.asked.clone(), self.reloads.loaded.clone());
         while !self.given_up {
             select! {
                 recv(asked) -> ask => return ask.ok(),
-                recv(events) -> event => if let Ok(Event::Ended(index)) = event {
-                    self.replace(index, clock::now());
+                recv(events) -> event => match event {
+                    Ok(Event::Ended(index)) => self.replace(index, clock::now()),
+                    Ok(Event::Serves { shard, generation }) => self.serves(shard, generation),
+                    Ok(Event::Ready(_)) | Err(_) => {}
                 },
+                // This process itself has the other ends.
+                recv(reload_asked) -> ask => self.reload_is_asked_for(ask.ok().flatten()),
+                recv(loaded) -> loaded => if let Ok(loaded) = loaded {
+                    self.take_on(loaded, control);
+                },
+                default(PULSE) => {}
             }
+            self.look_after_reloads();
         }
         None
     }
@@ -266,15 +307,15 @@ impl Supervisor {
     }
 
     /// Has every shard drain, and waits for them. A second signal does not wait; `signals_seen` came before.
-    fn end(mut self, asked: &Receiver<Ask>, mut signals_seen: usize, drain: Duration) -> Ended {
+    fn end(mut self, asked: &Receiver<Ask>, mut signals_seen: usize) -> Ended {
         for shard in &mut self.shards {
             // The shard closes its own after taking what has been accepted on its behalf. With this one open, who
             // connects from now on would wait for nobody instead of being refused.
             shard.listener = None;
             // A shard that is gone already has nothing to drain.
-            let _gone = shard.commands.try_send(Command::Drain);
+            let _gone = shard.commands.send_timeout(Command::Drain, DRAIN_GRACE);
         }
-        let deadline = clock::now().after(drain + DRAIN_GRACE);
+        let deadline = clock::now().after(self.blueprint.drain + DRAIN_GRACE);
         let events = self.events.clone();
         while self.shards.iter().any(|shard| shard.handle.is_some()) {
             let left = deadline.since(clock::now());

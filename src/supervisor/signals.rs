@@ -4,8 +4,10 @@ use std::io;
 use std::thread;
 
 use crossbeam::channel::Sender;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use super::reload::AskReload;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +18,16 @@ pub(super) enum Ask {
     Drain,
 }
 
-/// Turns SIGTERM and SIGINT into messages from here on.
-pub(super) fn listen(sends: Sender<Ask>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+/// Turns SIGTERM and SIGINT into messages from here on, and SIGHUP into one for who reloads.
+pub(super) fn listen(sends: Sender<Ask>, reloads: Sender<AskReload>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for _signal in signals.forever() {
-            if sends.send(Ask::Signal).is_err() {
+        for signal in signals.forever() {
+            let sent = match signal {
+                SIGHUP => reloads.send(None).is_ok(),
+                _ => sends.send(Ask::Signal).is_ok(),
+            };
+            if !sent {
                 return;
             }
         }

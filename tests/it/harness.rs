@@ -198,7 +198,7 @@ pub(crate) struct Exchange {
     child: Reaped,
     log: Arc<Mutex<String>>,
     reader: Option<thread::JoinHandle<()>>,
-    _config: TempFile,
+    config: TempFile,
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -244,7 +244,7 @@ impl Exchange {
             child: Reaped(child),
             log,
             reader: Some(reader),
-            _config: config,
+            config,
             listen: ([0, 0, 0, 0], 0).into(),
             admin: ([0, 0, 0, 0], 0).into(),
         };
@@ -299,6 +299,32 @@ impl Exchange {
                 .collect();
             panic!("never: {what}\n{}", samples.join("\n"));
         }
+    }
+
+    /// Writes another configuration over its own, in one go. It reads it when it is told to.
+    pub(crate) fn configure(&self, toml: &str) {
+        let next = self.config.0.with_extension("next");
+        fs::write(&next, toml).unwrap();
+        fs::rename(&next, &self.config.0).unwrap();
+    }
+
+    /// Asks for a reload on the admin port, and for its outcome.
+    pub(crate) fn reload(&self) -> Answer {
+        let mut http = Http::connect(self.admin);
+        http.send("POST /reload HTTP/1.1\r\nHost: admin\r\nContent-Length: 0\r\n\r\n");
+        http.answer()
+    }
+
+    /// Open files, and kB of memory that is resident.
+    pub(crate) fn usage(&self) -> (usize, usize) {
+        let process = PathBuf::from(format!("/proc/{}", self.child.0.id()));
+        let status = fs::read_to_string(process.join("status")).unwrap();
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kb = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        (fs::read_dir(process.join("fd")).unwrap().count(), kb)
     }
 
     /// Sends it a signal.

@@ -26,6 +26,7 @@ mod lifecycle;
 mod observability;
 mod page;
 mod readers;
+mod reload;
 mod scenarios;
 mod scripted;
 mod tls;
