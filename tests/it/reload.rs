@@ -17,7 +17,7 @@ use corebid_loadtest::simulated::Profile;
 use serde_json::Value;
 
 use crate::client::{Http, post};
-use crate::harness::{Dsp, Exchange, NO_HURRY, Setup, TempFile, eventually};
+use crate::harness::{Dsp, Exchange, Metrics, NO_HURRY, Setup, TempFile, eventually};
 use crate::scripted::{Does, Gate, Scripted};
 
 const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}}]}"#;
@@ -428,8 +428,7 @@ fn dsps_that_come_are_warm_before_they_are_asked() {
             }))
         };
         let exchange = Exchange::start(&setup(1));
-        let handshakes = |exchange: &Exchange| {
-            let metrics = exchange.metrics();
+        let handshakes = |metrics: &Metrics| {
             let of = |outcome| {
                 metrics.sum(&format!(
                     "dsp_handshakes_total{{dsp=\"dsp1\",outcome=\"{outcome}\"}}"
@@ -437,7 +436,8 @@ fn dsps_that_come_are_warm_before_they_are_asked() {
             };
             of("full") + of("resumed")
         };
-        let before = handshakes(&exchange);
+        let open = if alpn == "h2" { 1 } else { 4 };
+        exchange.wait_until("it is warm", |metrics| handshakes(metrics) == open);
         exchange.reloads(&setup(2));
         for _ in 0..4 {
             assert_eq!(exchange.bid(REQUEST).status, 200);
@@ -449,8 +449,8 @@ fn dsps_that_come_are_warm_before_they_are_asked() {
             assert_eq!(metrics.sum(&bids), 4, "{alpn}: {}", metrics.calls());
         }
         assert_eq!(
-            handshakes(&exchange),
-            before,
+            handshakes(&metrics),
+            open,
             "{alpn}: the certificates are the same"
         );
     }
