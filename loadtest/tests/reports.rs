@@ -196,6 +196,41 @@ fn a_hold_has_a_report_too() {
 }
 
 #[test]
+fn what_was_measured_before_ctrl_c_is_reported() {
+    let folder = folder("interrupted");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_corebid-loadtest"))
+        .args([
+            "run",
+            "--target",
+            &no_bids(),
+            "--rate=100",
+            "--duration=3600",
+            "--warmup=0",
+            "--bid-share=0",
+        ])
+        .args([
+            "--scale-latency=0",
+            "--timeout-ms=30000",
+            "--report",
+            folder.to_str().unwrap(),
+        ])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success() && child.try_wait().unwrap().is_none());
+    exits(&child.wait_with_output().unwrap(), 1, "INTERRUPTED after ");
+    let report = json(&folder.join("report.json"));
+    assert_eq!(report["passed"], false);
+    assert!(report["measured"]["requests"].as_u64().unwrap() > 10);
+}
+
+#[test]
 fn limits_are_exit_codes() {
     let target = no_bids();
     exits(

@@ -90,6 +90,11 @@ impl Engine {
         self.take_events(wake_ns)
     }
 
+    /// Sends nothing more.
+    pub(super) fn stop_sending(&mut self) {
+        self.schedule.end_here();
+    }
+
     /// Hands over what is known of the seconds that have passed. `stage` is what the line of progress calls it.
     pub(super) fn follow_the_clock(&mut self, now_ns: u64, stage: impl FnOnce(&Ledger) -> String) {
         while let Some(interval) = self.recorder.returned() {

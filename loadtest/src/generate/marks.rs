@@ -67,6 +67,13 @@ impl Marks {
         next.copied().unwrap_or(u64::MAX)
     }
 
+    /// What is still to come comes now.
+    pub(super) fn end_at(&mut self, now_ns: u64) {
+        for boundary_ns in &mut self.boundaries_ns {
+            *boundary_ns = now_ns.min(*boundary_ns);
+        }
+    }
+
     pub(super) fn are_complete(&self) -> bool {
         self.samples.len() == self.boundaries_ns.len()
     }

@@ -18,6 +18,7 @@ mod random;
 mod recorder;
 mod schedule;
 mod seconds;
+mod stop;
 mod window;
 
 pub use options::{Args, Options};
@@ -39,6 +40,7 @@ use recorder::Recorded;
 use std::fs::File;
 use std::io;
 use std::time::Duration;
+use stop::Stop;
 
 /// `corebid-loadtest run`: checks the arguments, measures, prints the report. Returns the exit code: 0 when
 /// every answer was right and every limit kept, 1 when not, 2 when the arguments make no sense.
@@ -55,7 +57,7 @@ pub fn run(args: &Args) -> u8 {
         }
     };
     output.conclude("run", |log| {
-        let (report, ledger) = measure_with(&options, log)?;
+        let (report, ledger) = measure_with(&options, log, &Stop::on_signals()?)?;
         let measured = ledger.measured();
         Ok(Conclusion {
             passed: report.passed,
@@ -73,23 +75,39 @@ pub fn run(args: &Args) -> u8 {
 /// Only when this program cannot work at all (no epoll, no file descriptors). What the server does wrong is
 /// in the report.
 pub fn measure(options: &Options) -> io::Result<Report> {
-    measure_with(options, None).map(|(report, _)| report)
+    measure_with(options, None, &Stop::default()).map(|(report, _)| report)
 }
 
 /// `log` is where the interval log goes.
-fn measure_with(options: &Options, log: Option<File>) -> io::Result<(Report, Ledger)> {
-    let load = &options.load;
+fn measure_with(options: &Options, log: Option<File>, stop: &Stop) -> io::Result<(Report, Ledger)> {
+    let mut load = options.load.clone();
+    let mut stopped = None;
     let environment = Environment::here(options.server_pid);
-    let mut engine = Engine::start(load, engine::schedule(load), options.server_pid, log)?;
-    let mut marks = Marks::new(engine::boundaries_ns(load), options.server_pid);
+    let mut engine = Engine::start(&load, engine::schedule(&load), options.server_pid, log)?;
+    let mut marks = Marks::new(engine::boundaries_ns(&load), options.server_pid);
     while !(engine.is_done() && marks.are_complete()) {
         engine.turn(marks.next_ns())?;
         let now_ns = engine.now_ns();
+        if stop.is_asked() && stopped.is_none() {
+            // What follows is a run that was never meant to be longer.
+            stopped = Some(Duration::from_nanos(now_ns));
+            engine.stop_sending();
+            marks.end_at(now_ns);
+            load.phases = load.phases.cut(Duration::from_nanos(now_ns));
+        }
         marks.take_if_due(now_ns, &engine.ledger);
-        engine.follow_the_clock(now_ns, |_| stage(load, now_ns));
+        engine.follow_the_clock(now_ns, |_| stage(&load, now_ns));
     }
     let (recorded, finished) = engine.finish()?;
-    let report = report(&finished, &marks, recorded, environment, options);
+    let options = Options {
+        load,
+        ..options.clone()
+    };
+    let mut report = report(&finished, &marks, recorded, environment, &options);
+    if let Some(at) = stopped {
+        report.passed = false;
+        report.warnings.insert(0, interrupted(at));
+    }
     Ok((report, finished.ledger))
 }
 
@@ -130,7 +148,11 @@ fn report(
         tally: &measured.tally,
         latency,
         excess,
-        rate_share: rates.achieved / rates.offered.max(f64::MIN_POSITIVE),
+        rate_share: if rates.offered > 0.0 {
+            rates.achieved / rates.offered
+        } else {
+            1.0
+        },
         generator_was_the_limit: generator.was_the_limit,
     });
     let mut report = Report {
@@ -247,6 +269,13 @@ fn conditions(options: &Options) -> Conditions {
     }
 }
 
+fn interrupted(at: Duration) -> String {
+    let at_s = at.as_secs_f64();
+    format!(
+        "INTERRUPTED after {at_s:.1} s: what was measured until then is below, and it was meant to be more."
+    )
+}
+
 /// What makes any report doubtful.
 fn doubts(environment: &Environment, host: Option<HostUsage>, log_error: Option<&io::Error>) -> Vec<String> {
     let mut doubts = Vec::new();
@@ -308,6 +337,10 @@ fn warnings(report: &Report, options: &Options) -> Vec<String> {
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a run fit a double")]
 fn per_second(count: u64, duration: Duration) -> f64 {
+    if duration.is_zero() {
+        // Interrupted before anything was measured.
+        return 0.0;
+    }
     (count as f64 / duration.as_secs_f64() * 10.0).round() / 10.0
 }
 

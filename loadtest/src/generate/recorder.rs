@@ -90,8 +90,9 @@ impl Recorder {
         let thread = Builder::new().name("recorder".to_owned()).spawn(move || {
             while let Ok(message) = inbox.recv() {
                 match message {
-                    Message::Decided(interval) => {
+                    Message::Decided(mut interval) => {
                         scribe.decided(&interval);
+                        interval.clear();
                         // The sender may have ended.
                         let _ = give_back.send(interval);
                     }

@@ -69,6 +69,11 @@ impl Schedule {
         self
     }
 
+    /// There are no more arrivals.
+    pub(crate) fn end_here(&mut self) {
+        self.end_ns = 0;
+    }
+
     /// The next arrival, not yet taken; `None` after the last.
     #[expect(
         clippy::cast_possible_truncation,

@@ -155,7 +155,7 @@ impl Seconds {
         oldest
     }
 
-    /// Takes back one that has been recorded.
+    /// Takes back one that has been recorded and cleared.
     pub(crate) fn give_back(&mut self, interval: Interval) {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(interval);
@@ -167,7 +167,7 @@ impl Seconds {
         let index = self.grid.index(intended_ns).max(self.first);
         while self.first + self.open.len() as u64 <= index {
             let mut interval = self.spare.pop().unwrap_or_default();
-            interval.begin(self.first + self.open.len() as u64);
+            interval.index = self.first + self.open.len() as u64;
             self.open.push_back(interval);
         }
         let place = usize::try_from(index - self.first).unwrap_or(usize::MAX);
@@ -177,19 +177,12 @@ impl Seconds {
 }
 
 impl Interval {
-    fn begin(&mut self, index: u64) {
-        let (mut latency, mut excess) = (
-            std::mem::take(&mut self.latency),
-            std::mem::take(&mut self.excess),
-        );
-        latency.clear();
-        excess.clear();
-        *self = Interval {
-            index,
-            latency,
-            excess,
-            ..Interval::default()
-        };
+    /// Forgets everything and keeps the memory: 0.4 MB to write, which the sender leaves to others.
+    pub(crate) fn clear(&mut self) {
+        self.latency.clear();
+        self.excess.clear();
+        (self.requests, self.undecided) = (0, 0);
+        (self.errors, self.wrong, self.send_lateness_max_ns) = (0, 0, 0);
     }
 }
 
@@ -274,8 +267,9 @@ mod tests {
         seconds.take_up(0);
         seconds.measured(0, 5 * MS, MS);
         seconds.decided(0, Fate::Wrong);
-        let used = seconds.take_oldest().unwrap();
+        let mut used = seconds.take_oldest().unwrap();
         assert_eq!((used.wrong, used.latency.percentiles().count), (1, 1));
+        used.clear();
         seconds.give_back(used);
         seconds.take_up(SECOND_NS);
         let again = seconds.take_oldest().unwrap();

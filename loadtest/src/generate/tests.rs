@@ -483,6 +483,36 @@ fn a_pause_shows_when_it_was() {
     assert!(report.seconds[0].in_flight >= 1);
 }
 
+/// An hour is asked for, and after a second and a half somebody has seen enough.
+#[test]
+fn what_was_measured_until_an_interruption_is_reported() {
+    let target = stub(|_, request| right(request));
+    let args = with(&target, |args| args.run.duration = Some(3600.0));
+    let stop = Stop::default();
+    let asked = stop.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1500));
+        asked.ask();
+    });
+    let (report, _) = measure_with(&args.check().unwrap(), None, &stop).unwrap();
+    println!("{}", report.to_table());
+    assert!(report.is_clean() && !report.passed);
+    assert!(report.warnings[0].starts_with("INTERRUPTED after "));
+    let (duration_s, rates) = (report.conditions.duration_s, report.rates);
+    assert!((1.2..20.0).contains(&duration_s), "{duration_s} s");
+    assert!(
+        (rates.offered - 400.0).abs() < 100.0 && rates.achieved > 200.0,
+        "{rates:?}"
+    );
+    assert_eq!(report.measured.answers(), report.measured.requests);
+
+    let cold = Stop::default();
+    cold.ask();
+    let (report, _) = measure_with(&args.check().unwrap(), None, &cold).unwrap();
+    assert_eq!((report.measured.requests, report.rates.achieved), (0, 0.0));
+    serde_json::from_str::<Report>(&report.to_json()).expect("no figure is none");
+}
+
 #[test]
 fn limits_decide_whether_a_run_passes() {
     let target = stub(|n, request| {

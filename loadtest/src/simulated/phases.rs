@@ -79,6 +79,24 @@ impl Phases {
         }
     }
 
+    /// The same up to a moment, and nothing after it.
+    pub(crate) fn cut(&self, at: Duration) -> Self {
+        let mut start = self.warmup;
+        let list = self.list.iter().map(|phase| {
+            let duration = phase.duration.min(at.saturating_sub(start));
+            start += phase.duration;
+            Phase {
+                duration,
+                ..phase.clone()
+            }
+        });
+        Self {
+            list: list.collect(),
+            warmup: self.warmup.min(at),
+            are_marked: self.are_marked,
+        }
+    }
+
     /// Whether ids say which phase their request is of.
     pub(crate) fn are_marked(&self) -> bool {
         self.are_marked
@@ -192,6 +210,30 @@ mod tests {
         for id in ["", "-p1", "0000000000000001-0000000042", "a-q12", "a-p1x", "ap12"] {
             assert_eq!(phase_of(id.as_bytes()), 0, "{id}");
         }
+    }
+
+    #[test]
+    fn cut_phases_end_where_they_are_cut() {
+        let seconds = Duration::from_secs;
+        let phase = |duration_s| Phase {
+            name: String::new(),
+            duration: seconds(duration_s),
+            rate_factor: 1.0,
+            faults: Vec::new(),
+        };
+        let phases = Phases::marked(seconds(5), vec![phase(10), phase(20)]);
+        let check = |at_s, expected: [u64; 3]| {
+            let cut = phases.cut(seconds(at_s));
+            let durations = cut.list().iter().map(|phase| phase.duration.as_secs());
+            let found: Vec<u64> = std::iter::once(cut.warmup().as_secs()).chain(durations).collect();
+            assert_eq!(found, expected, "{at_s} s");
+            assert_eq!(cut.end(), seconds(at_s.min(35)));
+        };
+        check(3, [3, 0, 0]);
+        check(5, [5, 0, 0]);
+        check(15, [5, 10, 0]);
+        check(16, [5, 10, 1]);
+        check(99, [5, 10, 20]);
     }
 
     #[test]

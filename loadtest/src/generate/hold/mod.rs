@@ -17,6 +17,7 @@ use super::engine::{self, Engine, Finished};
 use super::ledger::{Flight, Ledger};
 use super::marks::Mark;
 use super::recorder::Recorded;
+use super::stop::Stop;
 use super::{CPU_SHARE_MAX, body::Bodies};
 use crate::report::{
     Amount, Conclusion, Curves, DspConditions, Environment, Found, GeneratorUsage, HoldConditions,
@@ -43,7 +44,7 @@ pub fn run(args: &Args) -> u8 {
         }
     };
     output.conclude("hold", |log| {
-        let (report, ledger) = measure_with(&options, log)?;
+        let (report, ledger) = measure_with(&options, log, &Stop::on_signals()?)?;
         let measured = ledger.measured();
         Ok(Conclusion {
             passed: report.passed,
@@ -61,11 +62,11 @@ pub fn run(args: &Args) -> u8 {
 /// Only when this program cannot work at all (no epoll, no file descriptors). What the server does wrong is
 /// in the report.
 pub fn measure(options: &Options) -> io::Result<HoldReport> {
-    measure_with(options, None).map(|(report, _)| report)
+    measure_with(options, None, &Stop::default()).map(|(report, _)| report)
 }
 
 /// `log` is where the interval log goes.
-fn measure_with(options: &Options, log: Option<File>) -> io::Result<(HoldReport, Ledger)> {
+fn measure_with(options: &Options, log: Option<File>, stop: &Stop) -> io::Result<(HoldReport, Ledger)> {
     let load = &options.load;
     let environment = Environment::here(options.server_pid);
     let schedule = engine::schedule(load).exactly(options.in_flight);
@@ -76,7 +77,8 @@ fn measure_with(options: &Options, log: Option<File>) -> io::Result<(HoldReport,
         .map(|admin| Watch::start(admin, engine.clock()))
         .transpose()?;
     let mut stages = Stages::start(&engine, options);
-    while !engine.is_done() {
+    // Nobody who interrupts a hold wants to wait for its answers, which may be minutes.
+    while !(engine.is_done() || stop.is_asked()) {
         engine.turn(stages.look_again_ns(engine.now_ns()))?;
         let now_ns = engine.now_ns();
         stages.follow(now_ns, &engine.ledger);
@@ -85,7 +87,14 @@ fn measure_with(options: &Options, log: Option<File>) -> io::Result<(HoldReport,
     stages.end = Some(stages.mark(engine.now_ns()));
     let (recorded, Finished { ledger, .. }) = engine.finish()?;
     let samples = watch.map(Watch::finish).unwrap_or_default();
-    let report = report(&ledger, &stages, &samples, recorded, environment, options);
+    let mut report = report(&ledger, &stages, &samples, recorded, environment, options);
+    if stop.is_asked() {
+        report.passed = false;
+        let at_ns = stages.end.map_or(0, |end| end.at_ns);
+        report
+            .warnings
+            .insert(0, super::interrupted(Duration::from_nanos(at_ns)));
+    }
     Ok((report, ledger))
 }
 
