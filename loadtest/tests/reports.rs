@@ -238,7 +238,7 @@ fn limits_are_exit_codes() {
         0,
         "kept",
     );
-    exits(&run(&target, &["--fail-p50-ms=0"]), 1, "--fail-p50-ms 0: 0.");
+    exits(&run(&target, &["--fail-p50-ms=0"]), 1, "found, NOT KEPT");
     exits(
         &run(&target, &["--fail-p50-ms=-1"]),
         2,

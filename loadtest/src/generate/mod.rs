@@ -29,7 +29,7 @@ pub(crate) use random::Random;
 
 use crate::report::{
     Conclusion, Conditions, Curves, DspConditions, Environment, Found, GeneratorUsage, HostUsage, Kind,
-    Output, PhaseConditions, PhaseReport, Rates, Report, SCHEMA,
+    PhaseConditions, PhaseReport, Rates, Report, SCHEMA, command,
 };
 use body::Bodies;
 use engine::{Engine, Finished};
@@ -44,29 +44,23 @@ use stop::Stop;
 
 /// `corebid-loadtest run`: checks the arguments, measures, prints the report. Returns the exit code: 0 when
 /// every answer was right and every limit kept, 1 when not, 2 when the arguments make no sense.
-#[expect(clippy::print_stderr, reason = "who typed nonsense is told where errors go")]
 pub fn run(args: &Args) -> u8 {
-    let prepared = args
-        .check()
-        .and_then(|options| Ok((Output::prepare(&options.output)?, options)));
-    let (output, options) = match prepared {
-        Ok(prepared) => prepared,
-        Err(problem) => {
-            eprintln!("corebid-loadtest run: {problem}");
-            return 2;
-        }
-    };
-    output.conclude("run", |log| {
-        let (report, ledger) = measure_with(&options, log, &Stop::on_signals()?)?;
-        let measured = ledger.measured();
-        Ok(Conclusion {
-            passed: report.passed,
-            json: report.to_json(),
-            table: report.to_table(),
-            latency: measured.latency,
-            excess: measured.excess,
-        })
-    })
+    command(
+        "run",
+        args.check(),
+        |options| &options.output,
+        |options, log| {
+            let (report, ledger) = measure_with(options, log, &Stop::on_signals()?)?;
+            let measured = ledger.measured();
+            Ok(Conclusion {
+                passed: report.passed,
+                json: report.to_json(),
+                table: report.to_table(),
+                latency: measured.latency,
+                excess: measured.excess,
+            })
+        },
+    )
 }
 
 /// The whole load: warm-up, measured window, and until the last answer has come or been given up.

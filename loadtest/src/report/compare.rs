@@ -2,7 +2,9 @@
 //! `run` or `hold` has written; measures nothing.
 
 use super::output::JSON_FILE;
-use super::{HoldReport, Percentiles, Report, SCHEMA, Tally, page};
+use super::{
+    GeneratorUsage, HoldReport, HostUsage, Percentiles, Report, SCHEMA, ServerUsage, Stage, Tally, page,
+};
 use crate::scenario::within;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -105,7 +107,7 @@ enum Document {
 
 /// A figure, and when another is better.
 struct Figure {
-    name: &'static str,
+    name: String,
     value: Option<f64>,
     better: Better,
     /// A difference no larger than this is none.
@@ -300,7 +302,7 @@ impl Row {
             _ => "worse",
         };
         Row {
-            name: a.name.to_owned(),
+            name: a.name.clone(),
             a: a.value,
             b: b.value,
             ratio: both.filter(|(from, _)| *from != 0.0).map(|(from, to)| to / from),
@@ -310,203 +312,124 @@ impl Row {
     }
 }
 
-fn figure(name: &'static str, value: impl Into<Option<f64>>, better: Better, slack: f64) -> Figure {
+/// The less, the better.
+fn lower(name: impl Into<String>, value: impl Into<Option<f64>>, slack: f64) -> Figure {
     Figure {
-        name,
+        name: name.into(),
         value: value.into(),
-        better,
+        better: Better::Lower,
         slack,
         thin: false,
     }
 }
 
+/// The more, the better.
+fn higher(name: &str, value: f64) -> Figure {
+    Figure {
+        better: Better::Higher,
+        ..lower(name, value, 0.0)
+    }
+}
+
+/// There to be known.
+fn known(name: impl Into<String>, value: impl Into<Option<f64>>) -> Figure {
+    Figure {
+        better: Better::Neither,
+        ..lower(name, value, 0.0)
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts of a run fit a double")]
-fn percentiles(names: [&'static str; 5], of: Percentiles) -> [Figure; 5] {
-    let at = |index: usize, value: f64, above: f64, better| Figure {
+fn percentiles(what: &str, of: Percentiles) -> Vec<Figure> {
+    let is_there = of.count > 0;
+    let at = |(name, value, above): (&str, f64, f64)| Figure {
         thin: of.count as f64 * above < VALUES_MIN,
-        ..figure(names[index], (of.count > 0).then_some(value), better, SLACK_MS)
+        ..lower(format!("{what} {name} ms"), is_there.then_some(value), SLACK_MS)
     };
-    [
-        at(0, of.p50_ms, 0.5, Better::Lower),
-        at(1, of.p90_ms, 0.1, Better::Lower),
-        at(2, of.p99_ms, 0.01, Better::Lower),
-        at(3, of.p999_ms, 0.001, Better::Lower),
-        // One request.
-        Figure {
-            thin: false,
-            ..at(4, of.max_ms, 1.0, Better::Neither)
-        },
-    ]
+    let rows = [
+        ("p50", of.p50_ms, 0.5),
+        ("p90", of.p90_ms, 0.1),
+        ("p99", of.p99_ms, 0.01),
+        ("p99.9", of.p999_ms, 0.001),
+    ];
+    // The maximum is one request.
+    let max = known(format!("{what} max ms"), is_there.then_some(of.max_ms));
+    rows.into_iter().map(at).chain([max]).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a run fit a double")]
 fn answers(tally: &Tally) -> [Figure; 4] {
+    let wrong_auctions = tally.verification.wrong_auctions() as f64;
     [
-        figure("requests", tally.requests as f64, Better::Neither, 0.0),
-        figure(
-            "errors and refusals, share",
-            tally.error_share(),
-            Better::Lower,
-            SLACK_SHARE,
-        ),
-        figure(
+        known("requests", tally.requests as f64),
+        lower("errors and refusals, share", tally.error_share(), SLACK_SHARE),
+        lower(
             "answers with lost bids, share",
             tally.lost_bid_share(),
-            Better::Lower,
             SLACK_SHARE,
         ),
-        figure(
-            "wrong auctions",
-            tally.verification.wrong_auctions() as f64,
-            Better::Lower,
-            0.0,
-        ),
+        lower("wrong auctions", wrong_auctions, 0.0),
+    ]
+}
+
+/// What the figures were got at.
+fn machine(generator: GeneratorUsage, host: Option<HostUsage>) -> [Figure; 3] {
+    [
+        known("generator CPU, share", generator.cpu_share),
+        known("host busy, share", host.map(|it| it.busy_share)),
+        known("host stolen, share", host.map(|it| it.steal_share)),
     ]
 }
 
 fn of_run(report: &Report) -> Vec<Figure> {
+    let server = |of: fn(ServerUsage) -> f64| report.server.map(of);
     let mut figures = vec![
-        figure("scheduled per second", report.rates.offered, Better::Neither, 0.0),
-        figure("answered per second", report.rates.achieved, Better::Higher, 0.0),
+        known("scheduled per second", report.rates.offered),
+        higher("answered per second", report.rates.achieved),
     ];
-    figures.extend(percentiles(
-        [
-            "latency p50 ms",
-            "latency p90 ms",
-            "latency p99 ms",
-            "latency p99.9 ms",
-            "latency max ms",
-        ],
-        report.latency,
-    ));
-    figures.extend(percentiles(
-        [
-            "excess p50 ms",
-            "excess p90 ms",
-            "excess p99 ms",
-            "excess p99.9 ms",
-            "excess max ms",
-        ],
-        report.excess,
-    ));
+    figures.extend(percentiles("latency", report.latency));
+    figures.extend(percentiles("excess", report.excess));
     figures.extend(answers(&report.measured));
-    let server = |of: fn(&super::ServerUsage) -> f64| report.server.as_ref().map(of);
-    let host = |of: fn(&super::HostUsage) -> f64| report.host.as_ref().map(of);
     figures.extend([
-        figure(
+        lower(
             "server CPU us per request",
             server(|it| it.cpu_us_per_orchestration),
-            Better::Lower,
             1.0,
         ),
-        figure(
-            "server CPUs busy",
-            server(|it| it.cpus_busy),
-            Better::Neither,
-            0.0,
-        ),
-        figure(
+        known("server CPUs busy", server(|it| it.cpus_busy)),
+        known(
             "server waited for a CPU, us each",
             server(|it| it.run_delay_us_per_orchestration),
-            Better::Neither,
-            0.0,
         ),
-        figure(
-            "server memory peak MiB",
-            server(|it| it.rss_peak_mib),
-            Better::Lower,
-            SLACK_MIB,
-        ),
-        figure(
-            "generator late, p99 ms",
-            report.send_lateness.p99_ms,
-            Better::Neither,
-            0.0,
-        ),
-        figure(
-            "generator CPU, share",
-            report.generator.cpu_share,
-            Better::Neither,
-            0.0,
-        ),
-        figure("host busy, share", host(|it| it.busy_share), Better::Neither, 0.0),
-        figure(
-            "host stolen, share",
-            host(|it| it.steal_share),
-            Better::Neither,
-            0.0,
-        ),
+        lower("server memory peak MiB", server(|it| it.rss_peak_mib), SLACK_MIB),
+        known("generator late, p99 ms", report.send_lateness.p99_ms),
     ]);
+    figures.extend(machine(report.generator, report.host));
     figures
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a hold fit a double")]
 fn of_hold(report: &HoldReport) -> Vec<Figure> {
-    let memory = |of: fn(&super::Memory) -> f64| report.memory.as_ref().map(of);
-    let cpu = |stage: &Option<super::Stage>| {
-        stage
-            .and_then(|stage| stage.server)
-            .map(|it| it.cpu_us_per_orchestration)
-    };
+    let cpu_us = |stage: Option<Stage>| Some(stage?.server?.cpu_us_per_orchestration);
     let mut figures = vec![
-        figure(
-            "in flight at once",
-            report.in_flight.reached as f64,
-            Better::Higher,
-            0.0,
-        ),
-        figure("all held, s", report.in_flight.held_s, Better::Neither, 0.0),
-        figure(
+        higher("in flight at once", report.in_flight.reached as f64),
+        known("all held, s", report.in_flight.held_s),
+        lower(
             "memory for each held KiB",
-            memory(|it| it.held_kib_each),
-            Better::Lower,
+            report.memory.map(|it| it.held_kib_each),
             0.1,
         ),
-        figure(
+        lower(
             "memory for each at the peak KiB",
-            memory(|it| it.peak_kib_each),
-            Better::Lower,
+            report.memory.map(|it| it.peak_kib_each),
             0.1,
         ),
-        figure("ramp: server CPU us each", cpu(&report.ramp), Better::Lower, 1.0),
-        figure(
-            "drain: server CPU us each",
-            cpu(&report.drain),
-            Better::Lower,
-            1.0,
-        ),
+        lower("ramp: server CPU us each", cpu_us(report.ramp), 1.0),
+        lower("drain: server CPU us each", cpu_us(report.drain), 1.0),
     ];
-    figures.extend(percentiles(
-        [
-            "excess p50 ms",
-            "excess p90 ms",
-            "excess p99 ms",
-            "excess p99.9 ms",
-            "excess max ms",
-        ],
-        report.excess,
-    ));
+    figures.extend(percentiles("excess", report.excess));
     figures.extend(answers(&report.tally));
-    figures.extend([
-        figure(
-            "generator CPU, share",
-            report.generator.cpu_share,
-            Better::Neither,
-            0.0,
-        ),
-        figure(
-            "host busy, share",
-            report.host.map(|it| it.busy_share),
-            Better::Neither,
-            0.0,
-        ),
-        figure(
-            "host stolen, share",
-            report.host.map(|it| it.steal_share),
-            Better::Neither,
-            0.0,
-        ),
-    ]);
+    figures.extend(machine(report.generator, report.host));
     figures
 }
 

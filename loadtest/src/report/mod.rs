@@ -24,7 +24,7 @@ pub use usage::{HostUsage, ServerUsage};
 
 pub(crate) use gates::Found;
 pub(crate) use latency::Latencies;
-pub(crate) use output::{Conclusion, Output, OutputOptions};
+pub(crate) use output::{Conclusion, OutputOptions, command};
 pub(crate) use usage::{HostSample, ProcessSample, ThreadSample, mib, rounded};
 
 use crate::oracle::{Verdict, Wrong};

@@ -37,7 +37,7 @@ pub(crate) struct OutputOptions {
 /// The places to write to, open before the first request is sent: a run is not to be lost to a folder that cannot be
 /// written.
 #[derive(Debug)]
-pub(crate) struct Output {
+struct Output {
     json: bool,
     folder: Option<PathBuf>,
     log: Option<File>,
@@ -86,7 +86,7 @@ impl Output {
     ///
     /// # Errors
     /// A sentence for whoever named it.
-    pub(crate) fn prepare(options: &OutputOptions) -> Result<Output, String> {
+    fn prepare(options: &OutputOptions) -> Result<Output, String> {
         let mut output = Output {
             json: options.json,
             folder: options.folder.clone(),
@@ -99,43 +99,47 @@ impl Output {
         Ok(output)
     }
 
-    /// Measures, prints the report and writes it; returns the exit code.
+    /// Measures, prints the report and writes it; returns whether the run passed.
     #[expect(
         clippy::print_stdout,
         clippy::print_stderr,
         reason = "the report on stdout is what the program is for"
     )]
-    pub(crate) fn conclude(
-        self,
-        command: &str,
-        measure: impl FnOnce(Option<File>) -> io::Result<Conclusion>,
-    ) -> u8 {
-        let conclusion = match measure(self.log) {
-            Ok(conclusion) => conclusion,
-            Err(error) => {
-                eprintln!("corebid-loadtest {command}: {error}");
-                return 1;
-            }
-        };
+    fn conclude(self, measure: impl FnOnce(Option<File>) -> io::Result<Conclusion>) -> Result<bool, String> {
+        let conclusion = measure(self.log).map_err(|error| error.to_string())?;
         if self.json {
             println!("{}", conclusion.json);
         } else {
             print!("{}", conclusion.table);
         }
-        let Some(folder) = self.folder else {
-            return u8::from(!conclusion.passed);
-        };
-        match conclusion.write(&folder) {
-            Ok(()) => {
-                eprintln!("report: {}", folder.join("report.html").display());
-                u8::from(!conclusion.passed)
-            }
-            Err(error) => {
-                eprintln!("corebid-loadtest {command}: report {}: {error}", folder.display());
-                1
-            }
+        if let Some(folder) = self.folder {
+            let written = conclusion.write(&folder);
+            written.map_err(|error| format!("report {}: {error}", folder.display()))?;
+            eprintln!("report: {}", folder.join("report.html").display());
         }
+        Ok(conclusion.passed)
     }
+}
+
+/// A command from its checked options to its exit code: 0 when it passed, 1 when not, 2 when the options, or a folder that
+/// they name, make no sense.
+#[expect(clippy::print_stderr, reason = "what went wrong goes where errors go")]
+pub(crate) fn command<O>(
+    name: &str,
+    options: Result<O, String>,
+    output: impl Fn(&O) -> &OutputOptions,
+    measure: impl FnOnce(&O, Option<File>) -> io::Result<Conclusion>,
+) -> u8 {
+    let prepared = options.and_then(|options| Ok((Output::prepare(output(&options))?, options)));
+    let (problem, code) = match prepared {
+        Err(problem) => (problem, 2),
+        Ok((output, options)) => match output.conclude(|log| measure(&options, log)) {
+            Ok(passed) => return u8::from(!passed),
+            Err(problem) => (problem, 1),
+        },
+    };
+    eprintln!("corebid-loadtest {name}: {problem}");
+    code
 }
 
 impl Conclusion {

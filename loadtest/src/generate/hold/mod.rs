@@ -21,7 +21,7 @@ use super::stop::Stop;
 use super::{CPU_SHARE_MAX, body::Bodies};
 use crate::report::{
     Amount, Conclusion, Curves, DspConditions, Environment, Found, GeneratorUsage, HoldConditions,
-    HoldReport, Kind, Memory, Output, SCHEMA, Seen, Stage,
+    HoldReport, Kind, Memory, SCHEMA, Seen, Stage, command,
 };
 use options::connections;
 use std::fs::File;
@@ -31,29 +31,23 @@ use watch::{Sample, Watch};
 
 /// Checks the arguments, holds, prints the report. Returns the exit code: 0 when all were held, every answer was
 /// right and every limit kept, 1 when not, 2 when the arguments make no sense.
-#[expect(clippy::print_stderr, reason = "who typed nonsense is told where errors go")]
 pub fn run(args: &Args) -> u8 {
-    let prepared = args
-        .check()
-        .and_then(|options| Ok((Output::prepare(&options.output)?, options)));
-    let (output, options) = match prepared {
-        Ok(prepared) => prepared,
-        Err(problem) => {
-            eprintln!("corebid-loadtest hold: {problem}");
-            return 2;
-        }
-    };
-    output.conclude("hold", |log| {
-        let (report, ledger) = measure_with(&options, log, &Stop::on_signals()?)?;
-        let measured = ledger.measured();
-        Ok(Conclusion {
-            passed: report.passed,
-            json: report.to_json(),
-            table: report.to_table(),
-            latency: measured.latency,
-            excess: measured.excess,
-        })
-    })
+    command(
+        "hold",
+        args.check(),
+        |options| &options.output,
+        |options, log| {
+            let (report, ledger) = measure_with(options, log, &Stop::on_signals()?)?;
+            let measured = ledger.measured();
+            Ok(Conclusion {
+                passed: report.passed,
+                json: report.to_json(),
+                table: report.to_table(),
+                latency: measured.latency,
+                excess: measured.excess,
+            })
+        },
+    )
 }
 
 /// Ramp, hold and drain, until the last answer has come or been given up.

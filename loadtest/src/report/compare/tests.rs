@@ -51,7 +51,10 @@ fn what_is_no_report_is_refused() {
 #[test]
 fn a_row_is_marked_past_the_limit_and_past_chance() {
     let check = |better: Better, slack: f64, (a, b): (f64, f64), expected: &str| {
-        let of = |value| figure("x", value, better, slack);
+        let of = |value: f64| Figure {
+            better,
+            ..lower("x", value, slack)
+        };
         let row = Row::of(&of(a), &of(b), 5.0);
         assert_eq!(row.verdict, expected, "{a} and {b}");
     };
@@ -68,11 +71,11 @@ fn a_row_is_marked_past_the_limit_and_past_chance() {
     check(Neither, 0.0, (1.0, 100.0), "");
     let thin = Figure {
         thin: true,
-        ..figure("x", 1.0, Lower, 0.0)
+        ..lower("x", 1.0, 0.0)
     };
-    let row = Row::of(&thin, &figure("x", 9.0, Lower, 0.0), 5.0);
+    let row = Row::of(&thin, &lower("x", 9.0, 0.0), 5.0);
     assert_eq!((row.verdict, row.thin, row.ratio), ("", true, Some(9.0)));
-    let row = Row::of(&figure("x", None, Lower, 0.0), &figure("x", 9.0, Lower, 0.0), 5.0);
+    let row = Row::of(&lower("x", None, 0.0), &lower("x", 9.0, 0.0), 5.0);
     assert_eq!((row.verdict, row.ratio), ("", None));
 }
 
