@@ -343,16 +343,16 @@ fn mismatches(metric: &Metric, matchers: &[Token]) -> Vec<String> {
 /// All that a label can be, where there is an end to it.
 fn values(metric: &str, label: &str) -> Option<Vec<&'static str>> {
     Some(match (metric, label) {
-        (_, "stage") => Stage::ALL.map(Stage::label).to_vec(),
+        ("stage_seconds", "stage") => Stage::ALL.map(Stage::label).to_vec(),
         ("dsp_calls_total", "outcome") => DspOutcome::ALL.map(DspOutcome::label).to_vec(),
         ("dsp_handshakes_total", "outcome") => HandshakeOutcome::ALL.map(HandshakeOutcome::label).to_vec(),
         ("bids_total", "result") => BidResult::ALL.map(BidResult::label).to_vec(),
         ("config_reloads_total", "result") => ReloadResult::ALL.map(ReloadResult::label).to_vec(),
         ("shed_total", "reason") => ShedReason::ALL.map(ShedReason::label).to_vec(),
-        (_, "layer") => PanicLayer::ALL.map(PanicLayer::label).to_vec(),
-        (_, "cause") => StallCause::ALL.map(StallCause::label).to_vec(),
-        (_, "state") => ConnectionState::ALL.map(ConnectionState::label).to_vec(),
-        (_, "placed") => Placed::ALL.map(Placed::label).to_vec(),
+        ("panics_total", "layer") => PanicLayer::ALL.map(PanicLayer::label).to_vec(),
+        ("loop_stalls_total", "cause") => StallCause::ALL.map(StallCause::label).to_vec(),
+        ("connections", "state") => ConnectionState::ALL.map(ConnectionState::label).to_vec(),
+        ("connections_accepted_total", "placed") => Placed::ALL.map(Placed::label).to_vec(),
         _ => return None,
     })
 }
