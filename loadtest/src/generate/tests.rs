@@ -498,6 +498,7 @@ fn what_was_measured_until_an_interruption_is_reported() {
     println!("{}", report.to_table());
     assert!(report.is_clean() && !report.passed);
     assert!(report.warnings[0].starts_with("INTERRUPTED after "));
+    assert!(report.to_table().contains("as far as it went"));
     let (duration_s, rates) = (report.conditions.duration_s, report.rates);
     assert!((1.2..20.0).contains(&duration_s), "{duration_s} s");
     assert!(
