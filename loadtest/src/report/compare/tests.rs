@@ -5,6 +5,9 @@ use super::*;
 /// Written by this program when schema 1 was new: a run in three phases, with the server's pid.
 const RUN: &str = include_str!("../../../tests/fixtures/run-1.json");
 
+/// The same of a hold of 300.
+const HOLD: &str = include_str!("../../../tests/fixtures/hold-1.json");
+
 fn changed(change: impl FnOnce(&mut Report)) -> Document {
     let Document::Run(mut report) = Document::parse(RUN).unwrap() else {
         panic!("a run")
@@ -29,6 +32,23 @@ fn a_report_of_this_schema_is_read_whole() {
     let again: Value = serde_json::from_str(&report.to_json()).unwrap();
     assert_eq!(again, serde_json::from_str::<Value>(RUN).unwrap());
     crate::report::documented::check("Run", RUN);
+}
+
+#[test]
+fn holds_are_compared_with_holds() {
+    let held = || Document::parse(HOLD).unwrap();
+    crate::report::documented::check("Hold", HOLD);
+    let labels = || ["a".to_owned(), "b".to_owned()];
+    let same = Comparison::of(&held(), &held(), labels(), 0.0).unwrap();
+    assert!(same.comparable && same.passes());
+    let held_kib = same
+        .rows
+        .iter()
+        .find(|row| row.name == "memory for each held KiB")
+        .unwrap();
+    assert!(held_kib.a.is_some_and(|kib| kib > 1.0) && held_kib.ratio == Some(1.0));
+    let error = Comparison::of(&held(), &changed(|_| ()), labels(), 5.0).unwrap_err();
+    assert!(error.contains("nothing in common"), "{error}");
 }
 
 #[test]
