@@ -5,7 +5,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use corebid::telemetry::{self, BidResult, ConnectionState, DspOutcome, Recorder, Roster, ShedReason, Stage};
+use corebid::telemetry::{
+    self, BidResult, ConnectionState, DspOutcome, LateFound, LongerBy, Recorder, Roster, ShedReason, Stage,
+};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -54,7 +56,8 @@ fn record_all(recorder: &Recorder, code: u16) {
     for dsp in 0..23 {
         recorder.dsp_call(dsp, DspOutcome::Bid, n * 104_729);
         recorder.dsp_late(dsp, n);
-        recorder.dsp_late_would_have_won(dsp);
+        recorder.dsp_late_answer(dsp, LateFound::Won, LongerBy::Ms5);
+        recorder.dsp_late_revenue(dsp, LongerBy::Ms5, "USD", n);
         recorder.bid(dsp, BidResult::Won);
         recorder.non_bid(dsp, code);
         recorder.dsp_connections(dsp, ConnectionState::Idle, n);

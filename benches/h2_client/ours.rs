@@ -1,10 +1,9 @@
 //! The client of the exchange.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use corebid::clock::{self, Instant};
-use corebid::fanout::{DspId, Observer, Pool, PoolLimits};
+use corebid::fanout::{Late, Observer, Pool, PoolLimits};
 
 use crate::Parts;
 use crate::shard::Turns;
@@ -12,7 +11,7 @@ use crate::shard::Turns;
 pub(crate) fn pool((dsps, readiness, gatherings): Parts<'_>) -> Pool {
     struct Unheard;
     impl Observer for Unheard {
-        fn late(&self, _dsp: DspId, _late: Duration) {}
+        fn late(&self, _late: Late<'_>) {}
     }
     Pool::new(
         dsps,

@@ -36,6 +36,12 @@ impl Ticket {
             ..self
         }
     }
+
+    /// Whether both are of one fan-out.
+    #[must_use]
+    pub fn is_of_the_fan_out_of(self, other: Self) -> bool {
+        self.gathering == other.gathering && self.generation == other.generation
+    }
 }
 
 /// One call's end.
@@ -169,6 +175,12 @@ impl Gatherings {
         inner
             .of(ticket)
             .is_some_and(|g| g.waiting.get(usize::from(ticket.call)) == Some(&true))
+    }
+
+    /// Whether a call's fan-out goes on.
+    #[must_use]
+    pub fn is_open(&self, ticket: Ticket) -> bool {
+        self.inner.borrow_mut().of(ticket).is_some()
     }
 
     /// The next answer of a fan-out.

@@ -25,7 +25,7 @@ use crate::net::gzip::gzip;
 pub use dsp::{DspId, DspOptions, DspSet, EndpointError, Protocol, Target};
 pub use gatherings::{Completion, Gatherings, Ticket};
 pub use pool::{Connections, Pool, PoolLimits, Standing};
-pub use transport::{Handshake, Observer, Outgoing, Reply, Transport};
+pub use transport::{Handshake, Late, Observer, Outgoing, Reply, Transport};
 
 /// Why a call brought no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +75,8 @@ pub struct Answer<'a> {
     pub call: usize,
     /// Who answered, or did not.
     pub dsp: DspId,
+    /// What an answer would still come under that did not come in time.
+    pub ticket: Ticket,
     /// From the start of the fan-out to the last byte of the answer.
     pub elapsed: Duration,
     /// The response, with its status as it came, or why there is none.
@@ -286,6 +288,7 @@ impl<'a, T: Transport> Open<'a, T> {
         on_answer(Answer {
             call: index,
             dsp: self.calls[index].dsp,
+            ticket: self.ticket.for_call(index),
             elapsed,
             result,
         });

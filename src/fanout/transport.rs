@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{CallFailure, DspId, Ticket};
+use super::{CallFailure, DspId, Response, Ticket};
 use crate::clock::Instant;
 use crate::net::tls::Failure;
 
@@ -57,13 +57,30 @@ pub struct Reply {
 
 /// Is told what no orchestration waits for.
 pub trait Observer {
-    /// An answer of `dsp` was complete `late` after its time.
-    fn late(&self, dsp: DspId, late: Duration);
+    /// An answer was complete after its time.
+    fn late(&self, late: Late<'_>);
 
     /// A TLS handshake with `dsp` has ended. Who has no DSPs with TLS need not listen.
     fn handshake(&self, dsp: DspId, handshake: Handshake<'_>) {
         let _unheard = (dsp, handshake);
     }
+}
+
+/// An answer that came too late to be one.
+#[derive(Debug, Clone, Copy)]
+pub struct Late<'a> {
+    /// Whose.
+    pub dsp: DspId,
+    /// The call that it answers.
+    pub ticket: Ticket,
+    /// When it was complete.
+    pub at: Instant,
+    /// How long after its time that was.
+    pub by: Duration,
+    /// Whether the fan-out of its call still goes on, for the sake of others.
+    pub is_gathering: bool,
+    /// What it says.
+    pub response: Response<'a>,
 }
 
 /// How a TLS handshake ended.

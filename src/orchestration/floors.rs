@@ -100,7 +100,7 @@ impl<T: Transport> Orchestrator<T> {
             return Floor::Unknown;
         };
         if !floor.exact {
-            self.recorder.rounded(Rounded::Floor);
+            self.rounded(Rounded::Floor);
         }
         if floor.micros == 0 {
             // Nothing is nothing in every currency, known or not.

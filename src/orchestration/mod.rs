@@ -3,13 +3,14 @@
 
 mod arena;
 mod floors;
+mod hindsight;
 mod isolate;
 mod offers;
 mod outcome;
 mod plan;
 mod sale;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,10 +24,12 @@ use crate::openrtb::{BidRequest, Invalid, Limits, Parser, Validation};
 use crate::telemetry::{Recorder, Stage};
 
 pub use arena::Arenas;
+pub use hindsight::Hindsight;
 pub use isolate::{Panicked, isolate};
 pub use outcome::Outcome;
 
 use arena::Scratch;
+use hindsight::Held;
 use offers::Offers;
 
 /// Orchestration options.
@@ -58,6 +61,11 @@ pub struct Orchestrator<T> {
     scratch: Rc<Scratch>,
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
+    hindsight: Rc<Hindsight>,
+    /// What is read and sold now is an auction of the past: it has been counted.
+    looks_back: Cell<bool>,
+    /// How many there were before it: an auction is held again only by its own rules.
+    generation: u64,
 }
 
 impl<T: Transport> Orchestrator<T> {
@@ -71,6 +79,9 @@ impl<T: Transport> Orchestrator<T> {
             scratch: Rc::default(),
             timers,
             recorder,
+            hindsight: Rc::default(),
+            looks_back: Cell::new(false),
+            generation: 0,
         }
     }
 
@@ -85,7 +96,16 @@ impl<T: Transport> Orchestrator<T> {
             scratch: Rc::clone(&self.scratch),
             timers: Rc::clone(&self.timers),
             recorder: Rc::clone(&self.recorder),
+            hindsight: Rc::clone(&self.hindsight),
+            looks_back: Cell::new(false),
+            generation: self.generation + 1,
         }
+    }
+
+    /// The same with the place where its late answers arrive.
+    #[must_use]
+    pub fn with_hindsight(self, hindsight: Rc<Hindsight>) -> Self {
+        Self { hindsight, ..self }
     }
 
     /// What asks the DSPs.
@@ -132,6 +152,15 @@ impl<T: Transport> Orchestrator<T> {
             self.sell_each_imp(&request, &plan, &offers, &arena)
         });
         let outcome = self.timed(Stage::Write, || self.outcome(&request, &plan, &offers, &sale));
+        if let Some(ticket) = offers.late_under {
+            let deadline = self.deadline(&request, arrival);
+            let held = Held {
+                ticket,
+                deadline,
+                generation: self.generation,
+            };
+            self.hindsight.remember(body, &offers, held, self.timers.now());
+        }
         self.notice_a_missed_deadline(&request, arrival);
         Ok(outcome)
     }
@@ -166,3 +195,6 @@ impl<T> fmt::Debug for Orchestrator<T> {
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod hindsight_tests;

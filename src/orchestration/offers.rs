@@ -6,7 +6,7 @@ use bumpalo::collections::Vec as ArenaVec;
 use super::plan::Plan;
 use super::{Orchestrator, nanos};
 use crate::auction::{DspIndex, Offer};
-use crate::fanout::{Answer, CallFailure, DspId, Response, Transport};
+use crate::fanout::{Answer, CallFailure, DspId, Response, Ticket, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
 use crate::openrtb::{AuctionType, Bid, BidFault, BidRequest, BidResponse, BidText, Span};
@@ -24,6 +24,8 @@ pub(super) struct Offers<'a> {
     offered: &'a mut [bool],
     /// By call: why there is none, where there is none.
     pub(super) non_bids: &'a mut [NonBidStatus],
+    /// What late answers will come under, if any DSP ran out of time.
+    pub(super) late_under: Option<Ticket>,
     /// Groups so far; a group's number is its place among them, from 0.
     pub(super) groups: usize,
     texts: ArenaVec<'a, Text<'a>>,
@@ -94,6 +96,7 @@ impl<'a> Offers<'a> {
             list: ArenaVec::new_in(arena),
             offered: arena.alloc_slice_fill_copy(plan.calls.len() * request.imps.len(), false),
             non_bids: arena.alloc_slice_fill_copy(plan.calls.len(), NonBidStatus::NoBid),
+            late_under: None,
             groups: 0,
             texts: ArenaVec::new_in(arena),
             leaders: arena.alloc_slice_fill_copy(request.imps.len(), None),
@@ -158,7 +161,7 @@ impl<'a> Offers<'a> {
 }
 
 /// Why an answer as a whole brought no bid.
-enum Unusable {
+pub(super) enum Unusable {
     /// The DSP's own no.
     NoBid(NonBidStatus),
     /// An HTTP status that is none of a bid response's.
@@ -171,7 +174,12 @@ impl<T: Transport> Orchestrator<T> {
     /// Takes one DSP's answer into `offers`.
     pub(super) fn read_offers(&self, offers: &mut Offers<'_>, answer: Answer<'_>) {
         let (outcome, non_bid) = match answer.result {
-            Err(failure) => of_failure(failure),
+            Err(failure) => {
+                if failure == CallFailure::Timeout {
+                    offers.late_under = Some(answer.ticket);
+                }
+                of_failure(failure)
+            }
             Ok(response) => match self.read_response(offers, answer.call, answer.dsp, response) {
                 Ok(()) => (DspOutcome::Bid, NonBidStatus::NoBid),
                 Err(Unusable::NoBid(status)) => (DspOutcome::NoBid, status),
@@ -184,7 +192,7 @@ impl<T: Transport> Orchestrator<T> {
             .dsp_call(answer.dsp.index(), outcome, nanos(answer.elapsed));
     }
 
-    fn read_response(
+    pub(super) fn read_response(
         &self,
         offers: &mut Offers<'_>,
         call: usize,
@@ -331,7 +339,7 @@ impl<T: Transport> Orchestrator<T> {
         let (amount, exact) = Money::parse(bid.price.as_bytes(), from, Rounding::TowardZero)
             .map_err(|_: DecimalError| LossReason::InvalidBidResponse)?;
         if !exact {
-            self.recorder.rounded(Rounded::Bid);
+            self.rounded(Rounded::Bid);
         }
         let (micros, _rate) = self
             .options
@@ -349,8 +357,18 @@ impl<T: Transport> Orchestrator<T> {
 
     /// Counts a bid that will not be sold.
     pub(super) fn lose(&self, dsp: DspId, reason: LossReason, result: BidResult) {
+        if self.looks_back.get() {
+            return;
+        }
         self.recorder.bid(dsp.index(), result);
         self.recorder.loss(reason.code());
+    }
+
+    /// Counts an amount with more than six decimals.
+    pub(super) fn rounded(&self, amount: Rounded) {
+        if !self.looks_back.get() {
+            self.recorder.rounded(amount);
+        }
     }
 }
 

@@ -91,19 +91,25 @@ impl<T: Transport> Orchestrator<T> {
         }
     }
 
-    /// In the exchange's own currency: a sum of several would mean nothing.
     fn count_clearing_price(&self, clearing: Cpm, currency: Currency) {
         let amount = Money {
             micros: clearing.micros(),
             currency,
         };
-        let own = self
+        if let Some(micros) = self.in_own_currency(amount) {
+            self.recorder
+                .clearing_price(self.options.currency.as_str(), micros);
+        }
+    }
+
+    /// The size of an amount in micros of the exchange's own currency: a sum of several would mean nothing.
+    pub(super) fn in_own_currency(&self, amount: Money) -> Option<u64> {
+        let own = self.options.currency;
+        let (micros, _rate) = self
             .options
             .rates
-            .convert(amount, self.options.currency, Rounding::TowardZero);
-        if let Ok((micros, _rate)) = own {
-            self.recorder
-                .clearing_price(self.options.currency.as_str(), micros.unsigned_abs());
-        }
+            .convert(amount, own, Rounding::TowardZero)
+            .ok()?;
+        Some(micros.unsigned_abs())
     }
 }

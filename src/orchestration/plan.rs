@@ -86,7 +86,7 @@ impl<T: Transport> Orchestrator<T> {
     }
 
     /// Arrival, and the smaller of what the SSP leaves us and our own cap.
-    fn deadline(&self, request: &BidRequest<'_>, arrival: Instant) -> Instant {
+    pub(super) fn deadline(&self, request: &BidRequest<'_>, arrival: Instant) -> Instant {
         let cap = self.options.deadline;
         let allowed = request.tmax_ms.map_or(cap, |tmax_ms| {
             let tmax = std::time::Duration::from_millis(u64::from(tmax_ms));
@@ -97,7 +97,7 @@ impl<T: Transport> Orchestrator<T> {
 
     /// The exchange's own currency if the SSP takes it, else the first of the SSP's that it can be converted to: an
     /// answer in a currency that the SSP did not allow could not be sold on.
-    fn auction_currency(&self, request: &BidRequest<'_>) -> Option<Currency> {
+    pub(super) fn auction_currency(&self, request: &BidRequest<'_>) -> Option<Currency> {
         let own = self.options.currency;
         if request.cur.is_empty() || request.cur.contains(&own.as_str()) {
             return Some(own);
@@ -113,7 +113,7 @@ impl<T: Transport> Orchestrator<T> {
 }
 
 /// What the SSP allows, without what is no currency; where it leaves that open, the auction's own.
-fn bid_currencies<'a>(
+pub(super) fn bid_currencies<'a>(
     request: &BidRequest<'a>,
     auction: Currency,
     arena: &'a Bump,

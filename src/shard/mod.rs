@@ -27,7 +27,7 @@ use crate::clock::{self, Instant, Timers};
 use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gatherings, Pool, PoolLimits};
 use crate::ingress::{self, Generation, Ingress};
 use crate::net::{Hearing, Listener, Readiness, Signal};
-use crate::orchestration::{self, Orchestrator};
+use crate::orchestration::{self, Hindsight, Orchestrator};
 use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
 
 use accept::Door;
@@ -261,11 +261,13 @@ struct Connected {
     pool: Rc<Pool>,
     gatherings: Rc<Gatherings>,
     observer: Rc<PoolObserver>,
+    hindsight: Rc<Hindsight>,
 }
 
 fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder>) -> Connected {
     let gatherings = Rc::new(Gatherings::default());
-    let observer = Rc::new(PoolObserver::new(&blueprint.dsps, recorder));
+    let hindsight = Rc::new(Hindsight::default());
+    let observer = Rc::new(PoolObserver::new(&blueprint.dsps, recorder, &hindsight));
     let tells = Rc::clone(&observer);
     let pool = Pool::new(
         &blueprint.dsps,
@@ -278,6 +280,7 @@ fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder
         pool: Rc::new(pool),
         gatherings,
         observer,
+        hindsight,
     }
 }
 
@@ -294,7 +297,8 @@ fn ingress(
         Rc::clone(timers),
     );
     let options = blueprint.orchestration.clone();
-    let orchestrator = Orchestrator::new(options, fanout, Rc::clone(timers), Rc::clone(recorder));
+    let orchestrator = Orchestrator::new(options, fanout, Rc::clone(timers), Rc::clone(recorder))
+        .with_hindsight(Rc::clone(&pool.hindsight));
     Ingress::new(
         blueprint.ingress.clone(),
         orchestrator,
@@ -365,6 +369,7 @@ impl Care {
         self.let_go();
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
+        self.ingress.generation().orchestrator().look_back();
         self.member.say(self.timers.now(), self.ingress.load().in_flight);
         if round.is_multiple_of(CARE_ROUNDS_PER_SWEEP) {
             self.pool.sweep(self.timers.now());

@@ -1,16 +1,19 @@
-//! Turns what the pool tells into counts, and a DSP's first failed handshake of a kind into a line of the log.
+//! Turns what the pool tells into counts, a DSP's first failed handshake of a kind into a line of the log, and has late
+//! answers looked at.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::fanout::{DspId, DspOptions, Handshake, Observer};
+use crate::fanout::{DspId, DspOptions, Handshake, Late, Observer};
 use crate::net::tls::Failure;
-use crate::telemetry::{HandshakeOutcome, Recorder};
+use crate::orchestration::Hindsight;
+use crate::telemetry::{HandshakeOutcome, LongerBy, Recorder};
 
 /// One shard's.
 pub(super) struct PoolObserver {
     recorder: Rc<Recorder>,
+    hindsight: Rc<Hindsight>,
     /// By place.
     dsps: RefCell<Vec<Told>>,
 }
@@ -22,9 +25,10 @@ struct Told {
 }
 
 impl PoolObserver {
-    pub(super) fn new(dsps: &[DspOptions], recorder: &Rc<Recorder>) -> Self {
+    pub(super) fn new(dsps: &[DspOptions], recorder: &Rc<Recorder>, hindsight: &Rc<Hindsight>) -> Self {
         Self {
             recorder: Rc::clone(recorder),
+            hindsight: Rc::clone(hindsight),
             dsps: RefCell::new(dsps.iter().map(|dsp| Told::nothing(&dsp.name)).collect()),
         }
     }
@@ -52,8 +56,13 @@ impl Told {
 }
 
 impl Observer for PoolObserver {
-    fn late(&self, dsp: DspId, late: Duration) {
-        self.recorder.dsp_late(dsp.index(), nanos(late));
+    fn late(&self, late: Late<'_>) {
+        let (dsp, by) = (late.dsp.index(), nanos(late.by));
+        self.recorder.dsp_late(dsp, by);
+        // What has nothing to tell about money is told apart here.
+        if let Err(found) = self.hindsight.take(late) {
+            self.recorder.dsp_late_answer(dsp, found, LongerBy::of(by, false));
+        }
     }
 
     fn handshake(&self, dsp: DspId, handshake: Handshake<'_>) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::distribution::{Distribution, Sparse, Values};
-use super::interval::{DspTally, Interval, LoopTally, Tally};
+use super::interval::{DspTally, Interval, LateRevenue, LoopTally, Tally};
 use super::labels::Stage;
 
 /// Sums over shards. DSPs are kept by name, not by index: a reload may bring another list, and a counter must not
@@ -15,6 +15,8 @@ pub(super) struct Counted<D = Distribution> {
     pub(super) dsps: Vec<(String, DspTally<D>)>,
     /// By currency.
     pub(super) clearing_prices: BTreeMap<String, D>,
+    /// By currency, and then in the order of `dsps`; a list may be shorter than that one.
+    pub(super) late_revenue: BTreeMap<String, Vec<LateRevenue>>,
     /// By shard.
     pub(super) shards: BTreeMap<usize, ShardTally<D>>,
 }
@@ -33,6 +35,7 @@ impl Default for Counted {
             tally: Tally::default(),
             dsps: Vec::new(),
             clearing_prices: BTreeMap::new(),
+            late_revenue: BTreeMap::new(),
             shards: BTreeMap::new(),
         }
     }
@@ -51,13 +54,15 @@ impl Counted {
     /// Adds what one shard handed over.
     pub(super) fn add(&mut self, interval: &Interval) {
         self.tally.merge(&interval.tally);
-        for (index, (name, counted)) in interval.roster.dsps().zip(&interval.dsps).enumerate() {
-            if let Some(name) = name {
-                self.dsp_mut(index, name).merge(counted);
-            }
+        let currency = interval.roster.currency();
+        let dsps = interval.roster.dsps().zip(&interval.dsps);
+        for (index, ((name, counted), revenue)) in dsps.zip(&interval.late_revenue).enumerate() {
+            let Some(name) = name else { continue };
+            let dsp = self.place_of(index, name);
+            self.dsps[dsp].1.merge(counted);
+            self.late_revenue_mut(currency, dsp).merge(revenue);
         }
-        self.price_mut(interval.roster.currency())
-            .merge(&interval.clearing_price);
+        self.price_mut(currency).merge(&interval.clearing_price);
         let shard = self.shards.entry(interval.shard).or_default();
         shard.total.merge(&interval.tally.stages[Stage::Total as usize]);
         shard.looped.merge(&interval.looped);
@@ -67,7 +72,13 @@ impl Counted {
     pub(super) fn merge<D: Values>(&mut self, other: &Counted<D>) {
         self.tally.merge(&other.tally);
         for (index, (name, counted)) in other.dsps.iter().enumerate() {
-            self.dsp_mut(index, name).merge(counted);
+            let dsp = self.place_of(index, name);
+            self.dsps[dsp].1.merge(counted);
+            for (currency, revenues) in &other.late_revenue {
+                if let Some(revenue) = revenues.get(index) {
+                    self.late_revenue_mut(currency, dsp).merge(revenue);
+                }
+            }
         }
         for (currency, prices) in &other.clearing_prices {
             self.price_mut(currency).merge(prices);
@@ -84,6 +95,9 @@ impl Counted {
         self.tally.clear();
         self.dsps.iter_mut().for_each(|(_, tally)| tally.clear());
         self.clearing_prices.values_mut().for_each(Distribution::clear);
+        self.late_revenue
+            .values_mut()
+            .for_each(|revenues| revenues.fill(LateRevenue::default()));
         for shard in self.shards.values_mut() {
             shard.total.clear();
             shard.looped.clear();
@@ -94,6 +108,11 @@ impl Counted {
     pub(super) fn forget_dsp(&mut self, name: &str) -> Option<usize> {
         let index = self.dsps.iter().position(|(known, _)| known == name)?;
         self.dsps.remove(index);
+        for revenues in self.late_revenue.values_mut() {
+            if index < revenues.len() {
+                revenues.remove(index);
+            }
+        }
         Some(index)
     }
 
@@ -116,6 +135,7 @@ impl Counted {
             clearing_prices: prices
                 .map(|(currency, prices)| (currency.clone(), prices.sparse()))
                 .collect(),
+            late_revenue: self.late_revenue.clone(),
             shards: shards.collect(),
         }
     }
@@ -127,18 +147,32 @@ impl Counted {
         sum
     }
 
-    /// `index` is where it is unless a reload has changed the list.
-    fn dsp_mut(&mut self, index: usize, name: &str) -> &mut DspTally {
+    /// What late answers of a DSP would have brought, by currency.
+    pub(super) fn late_revenue_of(&self, name: &str) -> impl Iterator<Item = (&str, &LateRevenue)> {
+        let dsp = self.dsps.iter().position(|(known, _)| known == name);
+        self.late_revenue
+            .iter()
+            .filter_map(move |(currency, revenues)| Some((currency.as_str(), revenues.get(dsp?)?)))
+    }
+
+    /// The place in `dsps`. `index` is where it is unless a reload has changed the list.
+    fn place_of(&mut self, index: usize, name: &str) -> usize {
         let here = |(known, _): &(String, DspTally)| known == name;
-        let index = if self.dsps.get(index).is_some_and(here) {
-            index
-        } else {
-            self.dsps.iter().position(here).unwrap_or_else(|| {
-                self.dsps.push((name.to_owned(), DspTally::default()));
-                self.dsps.len() - 1
-            })
-        };
-        &mut self.dsps[index].1
+        if self.dsps.get(index).is_some_and(here) {
+            return index;
+        }
+        self.dsps.iter().position(here).unwrap_or_else(|| {
+            self.dsps.push((name.to_owned(), DspTally::default()));
+            self.dsps.len() - 1
+        })
+    }
+
+    fn late_revenue_mut(&mut self, currency: &str, dsp: usize) -> &mut LateRevenue {
+        let revenues = self.late_revenue.entry(currency.to_owned()).or_default();
+        if revenues.len() <= dsp {
+            revenues.resize(dsp + 1, LateRevenue::default());
+        }
+        &mut revenues[dsp]
     }
 
     fn price_mut(&mut self, currency: &str) -> &mut Distribution {

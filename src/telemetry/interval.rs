@@ -7,8 +7,8 @@ use crossbeam::channel::Sender;
 
 use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed,
-    Rounded, ShedReason, Stage, StallCause, StatusCounts,
+    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy,
+    PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause, StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -21,6 +21,8 @@ pub(super) struct Interval {
     pub(super) tally: Tally,
     /// By the roster's index.
     pub(super) dsps: Vec<DspTally>,
+    /// By the roster's index.
+    pub(super) late_revenue: Vec<LateRevenue>,
     pub(super) clearing_price: Distribution,
     pub(super) looped: LoopTally,
     pub(super) gauges: Gauges,
@@ -34,6 +36,7 @@ impl Interval {
             home,
             tally: Tally::default(),
             dsps: roster.dsps().map(|_| DspTally::default()).collect(),
+            late_revenue: vec![LateRevenue::default(); roster.dsps().len()],
             clearing_price: Distribution::of_price(),
             looped: LoopTally::default(),
             gauges: Gauges::new(roster.dsps().len()),
@@ -44,6 +47,7 @@ impl Interval {
     pub(super) fn clear(&mut self) {
         self.tally.clear();
         self.dsps.iter_mut().for_each(DspTally::clear);
+        self.late_revenue.fill(LateRevenue::default());
         self.clearing_price.clear();
         self.looped.clear();
     }
@@ -127,7 +131,9 @@ pub(super) struct DspTally<D = Distribution> {
     pub(super) calls: Counts<{ DspOutcome::ALL.len() }>,
     pub(super) latency: D,
     pub(super) late: D,
-    pub(super) late_would_have_won: u64,
+    /// What late answers turned out to be, and of those that would have won: how much longer that would have taken.
+    pub(super) late_found: Counts<{ LateFound::ALL.len() }>,
+    pub(super) late_won: Counts<{ LongerBy::ALL.len() }>,
     pub(super) bids: Counts<{ BidResult::ALL.len() }>,
     pub(super) non_bids: CodeCounts,
     pub(super) handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
@@ -140,7 +146,8 @@ impl DspTally {
         self.calls.merge(&other.calls);
         self.latency.merge(&other.latency);
         self.late.merge(&other.late);
-        self.late_would_have_won += other.late_would_have_won;
+        self.late_found.merge(&other.late_found);
+        self.late_won.merge(&other.late_won);
         self.bids.merge(&other.bids);
         self.non_bids.merge(&other.non_bids);
         self.handshakes.merge(&other.handshakes);
@@ -151,7 +158,8 @@ impl DspTally {
         self.calls = Counts::default();
         self.latency.clear();
         self.late.clear();
-        self.late_would_have_won = 0;
+        self.late_found = Counts::default();
+        self.late_won = Counts::default();
         self.bids = Counts::default();
         self.non_bids = CodeCounts::default();
         self.handshakes = Counts::default();
@@ -163,7 +171,8 @@ impl DspTally {
             calls: self.calls,
             latency: self.latency.sparse(),
             late: self.late.sparse(),
-            late_would_have_won: self.late_would_have_won,
+            late_found: self.late_found,
+            late_won: self.late_won,
             bids: self.bids,
             non_bids: self.non_bids,
             handshakes: self.handshakes,
@@ -178,7 +187,8 @@ impl Default for DspTally {
             calls: Counts::default(),
             latency: Distribution::of_dsp(),
             late: Distribution::of_dsp(),
-            late_would_have_won: 0,
+            late_found: Counts::default(),
+            late_won: Counts::default(),
             bids: Counts::default(),
             non_bids: CodeCounts::default(),
             handshakes: Counts::default(),
@@ -186,6 +196,9 @@ impl Default for DspTally {
         }
     }
 }
+
+/// What SSPs would have got more if a DSP had had longer: CPM in micros of one currency.
+pub(super) type LateRevenue = Counts<{ LongerBy::ALL.len() }>;
 
 /// How well one shard's loop runs.
 #[derive(Debug, Clone, PartialEq)]

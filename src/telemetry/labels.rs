@@ -117,6 +117,70 @@ label_values! {
 }
 
 label_values! {
+    /// What a DSP's late answer turned out to be.
+    LateFound {
+        /// A bid that would have won.
+        Won = "won",
+        /// Bids of which none would have won; the best may still have raised what the winner pays.
+        Lost = "lost",
+        /// The DSP's no.
+        NoBid = "no_bid",
+        /// Not a valid bid response, or one to another bid request.
+        Invalid = "invalid",
+        /// Not looked at: there were too many, it is too large, or its auction is forgotten.
+        Unseen = "unseen",
+    }
+}
+
+label_values! {
+    /// How much longer a DSP's time would have had to be for a late answer, in ms.
+    LongerBy {
+        /// At most 1 ms.
+        Ms1 = "1",
+        /// At most 2 ms.
+        Ms2 = "2",
+        /// At most 5 ms.
+        Ms5 = "5",
+        /// At most 10 ms.
+        Ms10 = "10",
+        /// At most 15 ms.
+        Ms15 = "15",
+        /// At most 20 ms.
+        Ms20 = "20",
+        /// At most 30 ms.
+        Ms30 = "30",
+        /// At most 40 ms.
+        Ms40 = "40",
+        /// At most 50 ms.
+        Ms50 = "50",
+        /// At most 100 ms.
+        Ms100 = "100",
+        /// At most 200 ms.
+        Ms200 = "200",
+        /// At most 500 ms.
+        Ms500 = "500",
+        /// At most 1000 ms.
+        Ms1000 = "1000",
+        /// Longer than that.
+        Longer = "longer",
+        /// No `timeout_ms` would have helped: it came after the deadline of the bid request.
+        PastDeadline = "past_deadline",
+    }
+}
+
+label_values! {
+    /// What became of a line of the log.
+    LogLine {
+        /// It was written.
+        Written = "written",
+        /// Its place in the code had said as much as it may in ten seconds.
+        Suppressed = "suppressed",
+        /// Whoever reads the log was too slow.
+        Dropped = "dropped",
+    }
+}
+
+label_values! {
     /// Why a bid request was refused before it was read.
     ShedReason {
         /// The shard holds as many orchestrations as it may.
@@ -243,6 +307,22 @@ impl StallCause {
             Stage::Write => Some(Self::Write),
             Stage::Admit | Stage::Read | Stage::Fanout | Stage::Total => None,
         }
+    }
+}
+
+impl LongerBy {
+    /// Where an answer belongs that was complete `late_ns` after its time.
+    pub fn of(late_ns: u64, is_past_deadline: bool) -> Self {
+        if is_past_deadline {
+            return Self::PastDeadline;
+        }
+        let fits = |longer: &Self| longer.ms_max().is_some_and(|ms| late_ns <= ms * 1_000_000);
+        Self::ALL.into_iter().find(fits).unwrap_or(Self::Longer)
+    }
+
+    /// The upper bound, for those that have one.
+    pub fn ms_max(self) -> Option<u64> {
+        self.label().parse().ok()
     }
 }
 
@@ -383,6 +463,22 @@ impl Default for CodeCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lateness_goes_by_its_upper_bound() {
+        #[track_caller]
+        fn check(late_ns: u64, is_past_deadline: bool, expected: LongerBy) {
+            assert_eq!(LongerBy::of(late_ns, is_past_deadline), expected, "{late_ns}");
+        }
+        check(0, false, LongerBy::Ms1);
+        check(1_000_000, false, LongerBy::Ms1);
+        check(1_000_001, false, LongerBy::Ms2);
+        check(15_000_000, false, LongerBy::Ms15);
+        check(1_000_000_000, false, LongerBy::Ms1000);
+        check(1_000_000_001, false, LongerBy::Longer);
+        check(u64::MAX, false, LongerBy::Longer);
+        check(1, true, LongerBy::PastDeadline);
+    }
 
     #[test]
     fn statuses_outside_the_list_count_as_other() {

@@ -246,7 +246,8 @@ mod tests {
 
     use super::super::distribution::Distribution;
     use super::super::labels::{
-        BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, Placed, ShedReason,
+        BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy, Placed,
+        ShedReason,
     };
     use super::super::recorder::{Recorder, Recorders, Seat, channel};
     use super::*;
@@ -269,7 +270,9 @@ mod tests {
         recorder.request(if n.is_multiple_of(5) { 200 } else { 204 });
         recorder.dsp_call(dsp, DspOutcome::ALL[usize::try_from(n % 7).unwrap()], n * 10_007);
         recorder.dsp_late(dsp, n * 501);
-        recorder.dsp_late_would_have_won(dsp);
+        let longer = LongerBy::of(n * 501_000, n.is_multiple_of(11));
+        recorder.dsp_late_answer(dsp, LateFound::ALL[usize::try_from(n % 5).unwrap()], longer);
+        recorder.dsp_late_revenue(dsp, longer, "USD", n * 31);
         recorder.bid(dsp, BidResult::Lost);
         recorder.loss(u16::try_from(100 + n % 4).unwrap());
         recorder.non_bid(dsp, 101);
@@ -314,6 +317,10 @@ mod tests {
                             recorder.publish();
                         }
                     }
+                    // Not left to the recorder's end, which waits a quarter of a second and no longer.
+                    while !recorder.publish() {
+                        thread::yield_now();
+                    }
                 })
             })
             .collect();
@@ -334,6 +341,7 @@ mod tests {
         assert_eq!(merged.total.tally, expected.total.tally);
         assert_eq!(merged.total.dsps, expected.total.dsps);
         assert_eq!(merged.total.clearing_prices, expected.total.clearing_prices);
+        assert_eq!(merged.total.late_revenue, expected.total.late_revenue);
         assert_eq!(merged.total.loops(), expected.total.loops());
         let mut of_shards = Distribution::of_stage();
         merged
@@ -424,6 +432,7 @@ mod tests {
         for (dsps, index) in [(["a", "b"], 1), (["b", "c"], 0)] {
             let recorder = recorders.recorder(0, &roster(&dsps));
             recorder.dsp_call(index, DspOutcome::Bid, 1_000_000);
+            recorder.dsp_late_revenue(index, LongerBy::Ms5, "USD", 7);
             drop(recorder);
             merged.collect();
         }
@@ -437,6 +446,11 @@ mod tests {
             bids,
             [("a".to_owned(), 0), ("b".to_owned(), 2), ("c".to_owned(), 0)]
         );
+        let lost: Vec<_> = merged.total.late_revenue["USD"]
+            .iter()
+            .map(|revenue| revenue.get(LongerBy::Ms5))
+            .collect();
+        assert_eq!(lost, [0, 14, 0]);
     }
 
     #[test]
@@ -512,6 +526,7 @@ mod tests {
         for n in 0..reloads {
             recorder.dsp_call(0, DspOutcome::Bid, 1);
             recorder.dsp_call(1, DspOutcome::NoBid, 1);
+            recorder.dsp_late_revenue(1, LongerBy::Ms5, "USD", n + 1);
             recorder.publish();
             merged.collect();
             merged.tick(at(n + 1));
@@ -542,6 +557,11 @@ mod tests {
             names,
             "the same order in both"
         );
+        let revenue = |name: &str| -> u64 {
+            let of_dsp = merged.total.late_revenue_of(name);
+            of_dsp.map(|(_, revenue)| revenue.sum()).sum()
+        };
+        assert_eq!((revenue("dsp1"), revenue("dsp2")), (3, 4));
         // What is remembered of a second stands where the DSPs stand now.
         for second in merged.history.since(0) {
             assert_eq!(second.dsps[0].calls, 1);

@@ -17,6 +17,7 @@ mod distribution;
 mod history;
 mod interval;
 mod labels;
+mod log_lines;
 mod merged;
 pub mod prometheus;
 mod recorder;
@@ -25,9 +26,10 @@ mod views;
 pub use distribution::Summary;
 pub use history::interval_log_header;
 pub use labels::{
-    BidResult, ConnectionState, DspOutcome, DspState, HandshakeOutcome, Http, PanicLayer, Placed,
-    ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, DspState, HandshakeOutcome, Http, LateFound, LogLine, LongerBy,
+    PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
+pub use log_lines::{LOG_LINES, LogLines};
 pub use merged::{Merged, Moment};
 pub use recorder::{ProcessCounters, Recorder, Recorders, Roster, STALL_NS_MIN, Seat, channel};
 pub use views::{Dsps, Latency, Live, Window};

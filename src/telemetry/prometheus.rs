@@ -5,9 +5,10 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, ReloadResult,
-    Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer,
+    Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
+use super::log_lines::LOG_LINES;
 use super::merged::Merged;
 
 /// How the text is to be written.
@@ -155,7 +156,35 @@ pub const CATALOGUE: &[Metric] = &[
         labels: &["dsp"],
         samples: |merged, samples| {
             for (name, tally) in &merged.total.dsps {
-                samples.integer(&[name], tally.late_would_have_won);
+                samples.integer(&[name], tally.late_found.get(LateFound::Won));
+            }
+        },
+    },
+    Metric {
+        name: "dsp_late_answers_total",
+        kind: Kind::Counter,
+        help: "Late answers by what they turned out to be; of those with found=\"unseen\" nothing else is known.",
+        labels: &["dsp", "found"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                for found in LateFound::ALL {
+                    samples.integer(&[name, &found.label()], tally.late_found.get(found));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "dsp_late_revenue_cpm_total",
+        kind: Kind::Counter,
+        help: "What SSPs would have got more, in CPM, had a DSP's late answers been in time, by how much longer its time would have had to be.",
+        labels: &["dsp", "currency", "longer_ms"],
+        samples: |merged, samples| {
+            for (name, _) in &merged.total.dsps {
+                for (currency, revenue) in merged.total.late_revenue_of(name) {
+                    for longer in LongerBy::ALL {
+                        samples.cpm(&[name, &currency, &longer.label()], revenue.get(longer));
+                    }
+                }
             }
         },
     },
@@ -422,6 +451,17 @@ pub const CATALOGUE: &[Metric] = &[
         },
     },
     Metric {
+        name: "log_lines_total",
+        kind: Kind::Counter,
+        help: "Lines of the log by what became of them.",
+        labels: &["outcome"],
+        samples: |_, samples| {
+            for line in LogLine::ALL {
+                samples.integer(&[&line.label()], LOG_LINES.get(line));
+            }
+        },
+    },
+    Metric {
         name: "build_info",
         kind: Kind::Gauge,
         help: "Always 1; the labels say what is running.",
@@ -520,6 +560,14 @@ impl Samples<'_> {
             digits: NANOS_DIGITS,
         };
         self.sample("", labels, None, &seconds);
+    }
+
+    fn cpm(&mut self, labels: &[&dyn Display], micros: u64) {
+        let cpm = Decimal {
+            value: u128::from(micros),
+            digits: MICROS_DIGITS,
+        };
+        self.sample("", labels, None, &cpm);
     }
 
     fn durations(&mut self, labels: &[&dyn Display], durations: &Distribution) {
@@ -646,6 +694,11 @@ mod tests {
         recorder.dsp_handshake(0, HandshakeOutcome::Resumed, 1_900_000);
         recorder.dsp_handshake(0, HandshakeOutcome::Certificate, 1_900_000);
         recorder.clearing_price("EUR", 1_250_001);
+        recorder.dsp_late_answer(0, LateFound::Won, LongerBy::Ms10);
+        recorder.dsp_late_answer(0, LateFound::Lost, LongerBy::Ms10);
+        recorder.dsp_late_revenue(0, LongerBy::Ms10, "EUR", 250_000);
+        recorder.dsp_late_revenue(0, LongerBy::Ms10, "EUR", 1);
+        recorder.dsp_late_revenue(0, LongerBy::Ms10, "USD", 1);
         recorder.loss(102);
         recorder.non_bid(0, 101);
         recorder.publish();
@@ -700,6 +753,15 @@ mod tests {
             r#"corebid_clearing_price_cpm_sum{currency="EUR"} 1.250001"#,
         );
         check(&text, r#"corebid_losses_total{reason="102"} 1"#);
+        check(&text, r#"corebid_dsp_late_would_have_won_total{dsp="dsp1"} 1"#);
+        check(
+            &text,
+            r#"corebid_dsp_late_answers_total{dsp="dsp1",found="lost"} 1"#,
+        );
+        check(
+            &text,
+            r#"corebid_dsp_late_revenue_cpm_total{dsp="dsp1",currency="EUR",longer_ms="10"} 0.250001"#,
+        );
         check(&text, r#"corebid_non_bids_total{dsp="dsp1",code="101"} 1"#);
         check(
             &text,

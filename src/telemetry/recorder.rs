@@ -11,8 +11,8 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, PanicLayer, Placed, ReloadResult,
-    Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed,
+    ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -266,9 +266,22 @@ impl Recorder {
         self.current.borrow_mut().dsps[dsp].late.record(ns);
     }
 
-    /// A late answer held a bid that would have won.
-    pub fn dsp_late_would_have_won(&self, dsp: usize) {
-        self.current.borrow_mut().dsps[dsp].late_would_have_won += 1;
+    /// What a late answer turned out to be.
+    pub fn dsp_late_answer(&self, dsp: usize, found: LateFound, longer: LongerBy) {
+        let tally = &mut self.current.borrow_mut().dsps[dsp];
+        tally.late_found.add_one(found);
+        if found == LateFound::Won {
+            tally.late_won.add_one(longer);
+        }
+    }
+
+    /// What the SSP would have got more with a late answer, in micros per mille of this currency. Not counted if that is
+    /// not the roster's, see [`Self::clearing_price`].
+    pub fn dsp_late_revenue(&self, dsp: usize, longer: LongerBy, currency: &str, cpm_micros: u64) {
+        let interval = &mut **self.current.borrow_mut();
+        if interval.roster.currency() == currency {
+            interval.late_revenue[dsp].add(longer, cpm_micros);
+        }
     }
 
     /// A TLS handshake with a DSP ended. `ns` is the time it took, recorded if it came to a session.

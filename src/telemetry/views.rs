@@ -11,8 +11,8 @@ use super::distribution::Summary;
 use super::history::{DETAILED_MAX, DspSecond, Second};
 use super::interval::{ConnectionCounts, DspTally};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, DspOutcome, DspState, PanicLayer, ShedReason, Stage, StallCause,
-    StatusCounts,
+    BidResult, CodeCounts, ConnectionState, DspOutcome, DspState, LateFound, LongerBy, PanicLayer,
+    ShedReason, Stage, StallCause, StatusCounts,
 };
 use super::merged::Merged;
 
@@ -107,7 +107,11 @@ struct DspView {
     bids: ByLabel,
     non_bids: ByCode,
     late: Summary,
-    late_would_have_won: u64,
+    late_found: ByLabel,
+    /// Those that would have won, by how many ms longer the DSP's time would have had to be.
+    late_won: ByLabel,
+    /// What SSPs would have got more, by currency and then by those ms: CPM in micros.
+    late_revenue_cpm_micros: BTreeMap<String, ByLabel>,
     connections: ByLabel,
     #[serde(flatten)]
     latency: Summary,
@@ -237,7 +241,10 @@ impl Merged {
             .map(|(name, _)| {
                 let tally = in_window.get(name.as_str()).copied().unwrap_or(&nothing);
                 let connections = connections.get(name.as_str());
-                DspView::of(name, configured.contains(name.as_str()), tally, connections)
+                DspView {
+                    late_revenue_cpm_micros: late_revenue(counted, name),
+                    ..DspView::of(name, configured.contains(name.as_str()), tally, connections)
+                }
             })
             .collect()
     }
@@ -303,11 +310,27 @@ impl DspView {
             bids: by_label(BidResult::ALL, |result| (result.label(), tally.bids.get(result))),
             non_bids: ByCode(tally.non_bids),
             late: tally.late.summary(),
-            late_would_have_won: tally.late_would_have_won,
+            late_found: by_label(LateFound::ALL, |found| {
+                (found.label(), tally.late_found.get(found))
+            }),
+            late_won: by_label(LongerBy::ALL, |longer| {
+                (longer.label(), tally.late_won.get(longer))
+            }),
+            late_revenue_cpm_micros: BTreeMap::new(),
             connections: of_connections(&connections.copied().unwrap_or_default()),
             latency: tally.latency.summary(),
         }
     }
+}
+
+fn late_revenue(counted: &Counted, dsp: &str) -> BTreeMap<String, ByLabel> {
+    counted
+        .late_revenue_of(dsp)
+        .map(|(currency, revenue)| {
+            let by_ms = by_label(LongerBy::ALL, |longer| (longer.label(), revenue.get(longer)));
+            (currency.to_owned(), by_ms)
+        })
+        .collect()
 }
 
 impl SecondView {

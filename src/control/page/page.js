@@ -429,6 +429,35 @@ const partColumn = (head, title, ...outcomes) => ({
     title: outcomes.map((outcome) => `${outcome}: ${count(dsp.calls[outcome])}`).join(", "),
   }),
 });
+// A price is for 1,000 imps: what one brings is a thousandth of it.
+const CPM_MICROS_PER_UNIT = 1e9;
+const lostMicros = (dsp) => Object.values(dsp.late_revenue_cpm_micros).reduce((n, by) => n + sum(by), 0);
+function money(micros, currency) {
+  const hourly = live.window_s !== undefined, value = micros / CPM_MICROS_PER_UNIT * (hourly ? 3600 / windowSeconds() : 1);
+  return `${rate(value)} ${currency}${hourly ? "/h" : ""}`;
+}
+function lostText(dsp) {
+  const lost = Object.entries(dsp.late_revenue_cpm_micros).filter(([, by]) => sum(by) > 0);
+  if (!lost.length) return "0";
+  // What was not looked at may have been worth something, too.
+  return (dsp.late_found.unseen ? "≥ " : "") + lost.map(([currency, by]) => money(sum(by), currency)).join(" + ");
+}
+function lostTitle(dsp) {
+  const looked = sum(dsp.late_found) - dsp.late_found.unseen, { won, lost, no_bid } = dsp.late_found;
+  if (!sum(dsp.late_found)) return "no late answers";
+  const lines = [`late answers: ${count(won)} would have won, ${count(lost)} would not, ${count(no_bid)} without a bid`];
+  if (dsp.late_found.unseen) lines.push(`${count(dsp.late_found.unseen)} more were not looked at (a sample of ${count(looked)} is)`);
+  for (const [currency, by] of Object.entries(dsp.late_revenue_cpm_micros)) {
+    let soFar = 0;
+    for (const [longer, micros] of Object.entries(by)) {
+      if (micros === 0) continue;
+      if (longer === "past_deadline") { lines.push(`${money(micros, currency)} came after the deadline: no timeout_ms would have helped`); continue; }
+      soFar += micros;
+      lines.push(`timeout_ms longer by ${longer === "longer" ? "more than 1000" : longer}: ${money(soFar, currency)}`);
+    }
+  }
+  return lines.join("\n");
+}
 let usualDspP99 = 0;
 const dspsTable = new Table("dsps", [
   { head: "DSP", text: true, by: (dsp) => dsp.name, cell: (dsp) => ({ text: dsp.name + (dsp.configured ? "" : " (no longer configured)") }) },
@@ -444,7 +473,7 @@ const dspsTable = new Table("dsps", [
   { head: "p99 ms", title: "99 % took no longer; marked where it is twice what is usual among the DSPs", by: (dsp) => dsp.p99_ns,
     cell: (dsp) => ({ text: dsp.count ? ms(dsp.p99_ns) : "–", classes: dsp.count >= ENOUGH && dsp.p99_ns > 2 * usualDspP99 ? "warn" : "", title: dsp.count ? `max ${ms(dsp.max_ns)} ms` : "" }) },
   { head: "late/s", title: "answers that came after their time and were dropped", by: (dsp) => dsp.late.count, cell: (dsp) => ({ text: rate(perSecond(dsp.late.count)), title: dsp.late.count ? `half of them by more than ${ms(dsp.late.p50_ns)} ms` : "" }) },
-  { head: "lost by lateness/s", title: "late answers with a bid that would have won: what the timeouts cost", when: (dsps) => dsps.some((dsp) => dsp.late_would_have_won > 0), by: (dsp) => dsp.late_would_have_won, cell: (dsp) => ({ text: rate(perSecond(dsp.late_would_have_won)) }) },
+  { head: "lost to lateness", title: "what SSPs would have got more had its late answers been in time; point at a figure for what a longer timeout_ms would have brought of it", by: lostMicros, cell: (dsp) => ({ text: lostText(dsp), title: lostTitle(dsp) }) },
   { head: "won/s", title: "its bids that won", by: (dsp) => dsp.bids.won, cell: (dsp) => ({ text: rate(perSecond(dsp.bids.won)), title: `lost: ${count(dsp.bids.lost)}, invalid: ${count(dsp.bids.invalid)}` }) },
   { head: "connections", title: "open now: in use, + idle, + waiting for a late answer", by: (dsp) => sum(dsp.connections), cell: ({ connections: { active, idle, parked } }) => ({ text: `${active} + ${idle}${parked ? ` + ${parked}` : ""}`, title: `${active} in use, ${idle} idle, ${parked} waiting for a late answer` }) },
 ], (dsp) => dsp.name, { rowClass: (dsp) => ["", "warn-row", "bad-row"][DSP_LEVEL[dsp.state] ?? 0] });

@@ -21,7 +21,7 @@ use slab::Slab;
 
 use super::dsp::{DspId, DspOptions};
 use super::gatherings::{Gatherings, Ticket};
-use super::{CallFailure, Observer, Outgoing, Reply, Transport};
+use super::{CallFailure, Late, Observer, Outgoing, Reply, Response, Transport};
 use crate::clock::Instant;
 use crate::net::gzip::gunzip;
 use crate::net::tls::{Failure, Scratch, TlsClient};
@@ -462,21 +462,27 @@ impl Pool {
         result: Result<Reply, CallFailure>,
         now: Instant,
     ) {
-        let answered = result.is_ok();
         // After a stall, an answer may be read before the timer that would have given it up has been looked at: what
         // counts is when it was there, not in which order we look.
-        let late = now > due_at;
-        let result = match result {
-            Ok(reply) if late => {
-                self.gatherings.recycle(reply.body);
-                Err(CallFailure::Timeout)
-            }
-            result => result,
+        let (result, late) = match result {
+            Ok(reply) if now > due_at => (Err(CallFailure::Timeout), Some(reply)),
+            result => (result, None),
         };
         self.gatherings.complete(ticket, now, result);
-        if answered && late {
-            self.observer.late(dsp, now.since(due_at));
-        }
+        let Some(reply) = late else { return };
+        self.observer.late(Late {
+            dsp,
+            ticket,
+            at: now,
+            by: now.since(due_at),
+            is_gathering: self.gatherings.is_open(ticket),
+            response: Response {
+                status: reply.status,
+                body: &reply.body,
+                connection: reply.connection,
+            },
+        });
+        self.gatherings.recycle(reply.body);
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Told {
 }
 
 impl Observer for Told {
-    fn late(&self, _dsp: DspId, _late: Duration) {
+    fn late(&self, _late: Late<'_>) {
         self.late.set(self.late.get() + 1);
     }
 
