@@ -21,6 +21,7 @@ pub mod net;
 
 pub mod config;
 pub mod control;
+pub mod logs;
 pub mod shard;
 pub mod supervisor;
 pub mod telemetry;

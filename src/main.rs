@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use corebid::config::{self, Config, LogFormat, LogLevel};
+use corebid::logs::{self, Log};
 use corebid::supervisor::{self, Again, Ended, Prepared};
 
 /// An OpenRTB ad exchange: one pinned executor per core, second-price auctions in typed money.
@@ -64,7 +65,10 @@ fn serve(path: &Path, check: bool) -> ExitCode {
         println!("{}: good; {} DSPs", path.display(), config.dsps().len());
         return ExitCode::SUCCESS;
     }
-    start_log(config.log().level, config.log().format);
+    let _log = match start_log(config.log().level, config.log().format) {
+        Ok(log) => log,
+        Err(error) => return exit_code(Err(error)),
+    };
     let again = Again {
         read: Arc::new({
             let path = path.to_owned();
@@ -100,7 +104,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Logs go to standard error: standard output belongs to what a command prints.
-fn start_log(level: LogLevel, format: LogFormat) {
+fn start_log(level: LogLevel, format: LogFormat) -> io::Result<Log> {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
@@ -108,13 +112,10 @@ fn start_log(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => tracing::Level::DEBUG,
         LogLevel::Trace => tracing::Level::TRACE,
     };
-    let log = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(io::stderr);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    logs::start(logs::Options {
+        level,
+        json: format == LogFormat::Json,
+    })
 }
 
 fn exit_code(ended: io::Result<Ended>) -> ExitCode {

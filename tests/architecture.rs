@@ -50,9 +50,10 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("supervisor", &["shard", "control"]),
+    ("logs", &["clock", "telemetry"]),
     ("telemetry", &[]),
     // The binary: `corebid::` instead of `crate::`.
-    ("main", &["config", "supervisor"]),
+    ("main", &["config", "logs", "supervisor"]),
     ("demo", &["config", "supervisor"]),
 ];
 
@@ -97,7 +98,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hdrhistogram", &["telemetry"]),
     ("histogram_files", &["telemetry"]),
     ("core_affinity", &["shard"]),
-    ("crossbeam", &["shard", "telemetry", "supervisor"]),
+    ("crossbeam", &["shard", "telemetry", "supervisor", "logs"]),
     ("tokio", &["control"]),
     ("toml", &["config"]),
     // Control and telemetry write JSON for operators; nothing on the path is read or written by serde.
@@ -108,7 +109,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["net"]),
     ("signal_hook", &["supervisor"]),
     ("clap", &["main"]),
-    ("tracing_subscriber", &["main"]),
+    ("tracing_subscriber", &["logs"]),
     ("corebid_loadtest", &["demo"]),
 ];
 

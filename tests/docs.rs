@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use corebid::config;
 use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
 use corebid::telemetry::{
-    BidResult, ConnectionState, DspOutcome, PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, LateFound, LogLine, LongerBy, PanicLayer, ReloadResult, Rounded,
+    ShedReason, Stage, StallCause,
 };
 
 /// `[text](target)` in every document: the target exists; where the text is a function's name (`` `Type::name` ``), the
@@ -130,6 +131,8 @@ fn metrics_keep_their_names_and_labels() {
         "dsp_calls_total{dsp,outcome}",
         "dsp_late_seconds{dsp}",
         "dsp_late_would_have_won_total{dsp}",
+        "dsp_late_answers_total{dsp,found}",
+        "dsp_late_revenue_cpm_total{dsp,currency,longer_ms}",
         "bids_total{dsp,result}",
         "losses_total{reason}",
         "non_bids_total{dsp,code}",
@@ -150,6 +153,7 @@ fn metrics_keep_their_names_and_labels() {
         "config_last_reload_success_timestamp_seconds{}",
         "config_generation{shard}",
         "config_info{hash}",
+        "log_lines_total{outcome}",
         "build_info{version}",
     ];
     let there: Vec<_> = CATALOGUE
@@ -209,6 +213,21 @@ fn metrics_document() -> String {
         &mut text,
         "outcome",
         DspOutcome::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "outcome` of `log_lines_total",
+        LogLine::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "found",
+        LateFound::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "longer_ms",
+        LongerBy::ALL.map(|value| (value.label(), value.meaning())),
     );
     values(
         &mut text,

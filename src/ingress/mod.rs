@@ -24,7 +24,8 @@ use hyper::body::Incoming;
 use crate::clock::{Instant, Timers};
 use crate::fanout::Transport;
 use crate::net::{ShardTimer, Signal};
-use crate::orchestration::{Orchestrator, isolate};
+use crate::openrtb::IdOf;
+use crate::orchestration::{Orchestrator, Outcome, isolate};
 use crate::telemetry::{Recorder, ShedReason, Stage};
 
 use admission::Admission;
@@ -179,9 +180,19 @@ impl<T: Transport + 'static> Ingress<T> {
             Err(error) => return Reply::from(error),
         };
         self.recorder.stage(Stage::Read, self.nanos_since(reading));
-        match generation.orchestrator.orchestrate(arrival, &body).await {
+        let held = isolate(generation.orchestrator.orchestrate(arrival, &body)).await;
+        let held = held.unwrap_or_else(|panicked| {
+            tracing::error!(id = %IdOf(&body), message = %panicked, "a bid request made us panic; it is answered with 204");
+            self.count_panic();
+            Ok(Outcome::NoBid)
+        });
+        match held {
             Ok(outcome) => Reply::Outcome(outcome),
-            Err(invalid) => Reply::Invalid(invalid.to_string()),
+            Err(invalid) => {
+                let problems = invalid.to_string();
+                tracing::info!(id = %IdOf(&body), problems, "an invalid bid request; it is answered with 400");
+                Reply::Invalid(problems)
+            }
         }
     }
 

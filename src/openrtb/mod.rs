@@ -8,6 +8,7 @@
 pub mod codes;
 mod cursor;
 mod fields;
+mod id_of;
 mod marks;
 mod parse;
 mod pull;
@@ -23,6 +24,7 @@ mod twin;
 mod validate;
 mod write;
 
+pub use id_of::IdOf;
 pub use parse::{Limits, Parser};
 pub use request::{AuctionType, BidRequest, Deal, DurFloor, DurationFloors, Imp, Inventory, Media};
 pub use response::{BadBid, BadResponse, Bid, BidFault, BidResponse, BidText, SeatBid};
