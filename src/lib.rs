@@ -22,6 +22,7 @@ pub mod net;
 pub mod config;
 pub mod control;
 pub mod logs;
+pub mod report;
 pub mod shard;
 pub mod supervisor;
 pub mod telemetry;

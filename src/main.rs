@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use corebid::config::{self, Config, LogFormat, LogLevel};
 use corebid::logs::{self, Log};
+use corebid::report;
 use corebid::supervisor::{self, Again, Ended, Prepared};
 
 /// An OpenRTB ad exchange: one pinned executor per core, second-price auctions in typed money.
@@ -40,7 +41,21 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// What an event log tells, by DSP: calls, bids, wins, latency, revenue, and what its timeout costs.
+    ///
+    /// The log is what `serve` writes with events.file in its configuration.
+    Report {
+        /// The log's files; in a file's name `*` is any text.
+        #[arg(long, value_name = "GLOB", num_args = 1.., default_value = EVENTS)]
+        events: Vec<PathBuf>,
+        /// For programs: all decimals, and lateness not added up.
+        #[arg(long)]
+        json: bool,
+    },
 }
+
+/// What `events.file` and its rotations are called, if it is called as in the documentation.
+const EVENTS: &str = "events*.ndjson";
 
 /// Bad usage or configuration; clap uses the same for the command line.
 const EXIT_USAGE: u8 = 2;
@@ -49,6 +64,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo => demo::run(),
         Command::Serve { config, check } => serve(&config, check),
+        Command::Report { events, json } => report(&events, json),
     }
 }
 
@@ -85,6 +101,27 @@ fn serve(path: &Path, check: bool) -> ExitCode {
             "ready"
         );
     }))
+}
+
+#[expect(clippy::print_stdout, reason = "a report is its output")]
+fn report(patterns: &[PathBuf], json: bool) -> ExitCode {
+    let text = report::of_files(patterns).and_then(|report| {
+        if json {
+            report.to_json().map_err(io::Error::other)
+        } else {
+            Ok(report.to_string())
+        }
+    });
+    match text {
+        Ok(text) => {
+            println!("{}", text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn load(path: &Path) -> Result<(Config, Prepared), String> {

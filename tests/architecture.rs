@@ -51,9 +51,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("supervisor", &["shard", "control"]),
     ("logs", &["clock", "telemetry"]),
+    ("report", &["money", "openrtb::codes", "telemetry"]),
     ("telemetry", &[]),
     // The binary: `corebid::` instead of `crate::`.
-    ("main", &["config", "logs", "supervisor"]),
+    ("main", &["config", "logs", "report", "supervisor"]),
     ("demo", &["config", "supervisor"]),
 ];
 
@@ -95,15 +96,18 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper", &["ingress", "control", "net"]),
     ("hyper_util", &["control"]),
     ("simd_json", &["openrtb"]),
-    ("hdrhistogram", &["telemetry"]),
+    ("hdrhistogram", &["telemetry", "report"]),
     ("histogram_files", &["telemetry"]),
     ("core_affinity", &["shard"]),
-    ("crossbeam", &["shard", "telemetry", "supervisor", "logs"]),
+    (
+        "crossbeam",
+        &["shard", "telemetry", "supervisor", "logs", "control"],
+    ),
     ("tokio", &["control"]),
     ("toml", &["config"]),
     // Control and telemetry write JSON for operators; nothing on the path is read or written by serde.
-    ("serde", &["config", "control", "telemetry"]),
-    ("serde_json", &["config", "control", "telemetry"]),
+    ("serde", &["config", "control", "telemetry", "report"]),
+    ("serde_json", &["config", "control", "telemetry", "report"]),
     ("socket2", &["net"]),
     ("rustls", &["net"]),
     ("rustls_native_certs", &["net"]),

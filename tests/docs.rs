@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use corebid::config;
 use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
 use corebid::telemetry::{
-    BidResult, ConnectionState, DspOutcome, LateFound, LogLine, LongerBy, PanicLayer, ReloadResult, Rounded,
-    ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, EventFate, LateFound, LogLine, LongerBy, PanicLayer,
+    ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 
 /// `[text](target)` in every document: the target exists; where the text is a function's name (`` `Type::name` ``), the
@@ -51,9 +51,10 @@ fn links_lead_somewhere() {
 }
 
 /// Keys without a default: the effective configuration has them only if the file does.
-const OPTIONAL: [&str; 6] = [
+const OPTIONAL: [&str; 7] = [
     "auction.rates_file",
     "telemetry.hlog_file",
+    "events.file",
     "dsp.tls_roots",
     "dsp.tls_server_name",
     "dsp.tls_certificate",
@@ -153,6 +154,7 @@ fn metrics_keep_their_names_and_labels() {
         "config_last_reload_success_timestamp_seconds{}",
         "config_generation{shard}",
         "config_info{hash}",
+        "events_total{fate}",
         "log_lines_total{outcome}",
         "build_info{version}",
     ];
@@ -218,6 +220,11 @@ fn metrics_document() -> String {
         &mut text,
         "outcome` of `log_lines_total",
         LogLine::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "fate",
+        EventFate::ALL.map(|value| (value.label(), value.meaning())),
     );
     values(
         &mut text,

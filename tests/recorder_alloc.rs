@@ -68,6 +68,7 @@ fn record_all(recorder: &Recorder, code: u16) {
     recorder.shed(ShedReason::Memory);
     recorder.request_panicked();
     recorder.deadline_missed();
+    recorder.events_dropped(n);
     recorder.loop_stall(n * 7_919, || n);
     recorder.queue_delay(n);
     recorder.timer_late(n);

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use super::Config;
 
 /// What only a start can take on: sockets, threads and files that are made once. A handover is a start, too.
-const TAKES_A_RESTART: [&str; 9] = [
+const TAKES_A_RESTART: [&str; 13] = [
     "server.listen",
     "server.admin",
     "server.shards",
@@ -19,6 +19,10 @@ const TAKES_A_RESTART: [&str; 9] = [
     "telemetry.hlog_file",
     "telemetry.hlog_file_bytes_max",
     "telemetry.hlog_files_max",
+    "events.file",
+    "events.one_in",
+    "events.file_bytes_max",
+    "events.files_max",
 ];
 
 /// One difference. Displayed as `auction.deadline_ms: 90 -> 80`.
@@ -255,7 +259,7 @@ mod tests {
     fn what_takes_a_restart() {
         let before = config(BEFORE, "0.9");
         let after = config(
-            &BEFORE.replace("[server]\nlisten = \"127.0.0.1:1\"", "[server]\nlisten = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\nshards = 2\ncores = [0, 1]\ndrain_ms = 7\n[log]\nlevel = \"warn\"\nformat = \"json\"\n[telemetry]\nhlog_file = \"x\"\nhlog_file_bytes_max = 1048576\nhlog_files_max = 2"),
+            &BEFORE.replace("[server]\nlisten = \"127.0.0.1:1\"", "[server]\nlisten = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\nshards = 2\ncores = [0, 1]\ndrain_ms = 7\n[log]\nlevel = \"warn\"\nformat = \"json\"\n[telemetry]\nhlog_file = \"x\"\nhlog_file_bytes_max = 1048576\nhlog_files_max = 2\n[events]\nfile = \"e\"\none_in = 1\nfile_bytes_max = 1048576\nfiles_max = 2"),
             "0.9",
         );
         let changes = after.changes_since(&before);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::file::{
-    AuctionFile, ConfigFile, DspFile, FanoutFile, LogFile, ResponseFile, ServerFile, ShardsFile,
+    AuctionFile, ConfigFile, DspFile, EventsFile, FanoutFile, LogFile, ResponseFile, ServerFile, ShardsFile,
     TelemetryFile, ValidationFile,
 };
 use super::rates::{Rates, is_currency};
@@ -30,6 +30,7 @@ pub struct Config {
     response: ResponseOptions,
     log: LogOptions,
     telemetry: TelemetryOptions,
+    events: Option<EventsOptions>,
     pub(super) dsps: Vec<DspOptions>,
     pub(super) rates: Rates,
     pub(super) effective_toml: String,
@@ -171,12 +172,21 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TelemetryOptions {
     /// The interval log on disk, if there is to be one.
-    pub hlog: Option<HlogOptions>,
+    pub hlog: Option<FileOptions>,
 }
 
-/// An interval log on disk.
+/// `[events]`: the log of auctions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HlogOptions {
+pub struct EventsOptions {
+    /// Where it is written.
+    pub file: FileOptions,
+    /// One in how many bid requests is logged; never 0.
+    pub one_in: u64,
+}
+
+/// A file that is appended to, and those that it was before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOptions {
     /// The file that is written to.
     pub path: PathBuf,
     /// A file is full before it would be larger than this.
@@ -243,10 +253,13 @@ const CONNECTION_AGE_MS_MAX: i64 = 86_400_000;
 const BODY_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
 /// From 1 MiB, half a minute of a busy process, to 1 TiB.
-const HLOG_BYTES: RangeInclusive<i64> = 1 << 20..=1 << 40;
+const FILE_BYTES: RangeInclusive<i64> = 1 << 20..=1 << 40;
+
+/// One bid request a day of the busiest exchange there is.
+const EVENTS_ONE_IN_MAX: i64 = 1_000_000_000;
 
 /// Each rotation renames them all.
-const HLOG_FILES_MAX: i64 = 1_000;
+const FILES_MAX: i64 = 1_000;
 
 /// More than any machine has cores.
 const SHARDS_MAX: i64 = 1_024;
@@ -290,6 +303,11 @@ impl Config {
     /// What is kept of latencies.
     pub fn telemetry(&self) -> &TelemetryOptions {
         &self.telemetry
+    }
+
+    /// The log of auctions, if there is to be one.
+    pub fn events(&self) -> &Option<EventsOptions> {
+        &self.events
     }
 
     /// The DSPs to ask, in the order of the file; at least one. Those not enabled are not among them.
@@ -338,6 +356,7 @@ impl Config {
             response: ResponseOptions::check(&file.response, reader),
             log: LogOptions::check(&file.log, reader),
             telemetry: TelemetryOptions::check(&file.telemetry, reader),
+            events: EventsOptions::check(&file.events, reader),
             dsps: check_dsps(&file.dsp, roots.as_ref(), reader, read_file),
             rates: check_rates(file.auction.rates_file.as_ref(), reader, read_file),
             effective_toml: toml::to_string(file)
@@ -457,19 +476,40 @@ impl LogOptions {
 
 impl TelemetryOptions {
     fn check(file: &TelemetryFile, reader: &mut Reader<'_>) -> Self {
-        let file_bytes_max = number(&file.hlog_file_bytes_max, HLOG_BYTES, reader);
-        let files_max = number(&file.hlog_files_max, 1..=HLOG_FILES_MAX, reader);
-        let hlog = file.hlog_file.as_ref().map(|path| {
-            if path.value.is_empty() {
-                reader.wrong(path, "must not be empty");
-            }
-            HlogOptions {
-                path: PathBuf::from(&path.value),
-                file_bytes_max,
-                files_max,
-            }
-        });
-        Self { hlog }
+        let limits = (&file.hlog_file_bytes_max, &file.hlog_files_max);
+        Self {
+            hlog: FileOptions::check(file.hlog_file.as_ref(), limits, reader),
+        }
+    }
+}
+
+impl EventsOptions {
+    fn check(file: &EventsFile, reader: &mut Reader<'_>) -> Option<Self> {
+        let one_in = number(&file.one_in, 1..=EVENTS_ONE_IN_MAX, reader);
+        let limits = (&file.file_bytes_max, &file.files_max);
+        let file = FileOptions::check(file.file.as_ref(), limits, reader)?;
+        Some(Self { file, one_in })
+    }
+}
+
+impl FileOptions {
+    /// `None` without a path; bytes and number of files are checked all the same.
+    fn check(
+        path: Option<&Written<String>>,
+        (bytes_max, files_max): (&Written<i64>, &Written<i64>),
+        reader: &mut Reader<'_>,
+    ) -> Option<Self> {
+        let file_bytes_max = number(bytes_max, FILE_BYTES, reader);
+        let files_max = number(files_max, 1..=FILES_MAX, reader);
+        let path = path?;
+        if path.value.is_empty() {
+            reader.wrong(path, "must not be empty");
+        }
+        Some(Self {
+            path: PathBuf::from(&path.value),
+            file_bytes_max,
+            files_max,
+        })
     }
 }
 

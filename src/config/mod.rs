@@ -21,8 +21,8 @@ use std::path::Path;
 
 pub use changes::Change;
 pub use checked::{
-    AuctionOptions, Config, DspOptions, FanoutOptions, FloorRule, HlogOptions, LogFormat, LogLevel,
-    LogOptions, NoBidAnswer, Protocol, ResponseOptions, ServerOptions, Shards, TelemetryOptions,
+    AuctionOptions, Config, DspOptions, EventsOptions, FanoutOptions, FileOptions, FloorRule, LogFormat,
+    LogLevel, LogOptions, NoBidAnswer, Protocol, ResponseOptions, ServerOptions, Shards, TelemetryOptions,
     ValidationOptions,
 };
 pub use rates::{Rate, Rates};

@@ -459,6 +459,11 @@ format = "text"
 hlog_file_bytes_max = 268435456
 hlog_files_max = 8
 
+[events]
+one_in = 100
+file_bytes_max = 268435456
+files_max = 8
+
 [[dsp]]
 name = "dsp1"
 endpoint = "http://127.0.0.1:9001/bid"
@@ -738,5 +743,30 @@ fn telemetry() {
             "c.toml:2:18: telemetry.hlog_files_max: must be 1 to 1000, is 1001",
             "c.toml:3:23: telemetry.hlog_file_bytes_max: must be 1048576 to 1099511627776, is 1099511627777",
         ],
+    );
+}
+
+#[test]
+fn events() {
+    assert_eq!(*check_with(DSP, &[]).unwrap().events(), None);
+    let text = format!("[events]\nfile = \"e.ndjson\"\none_in = 1\n{DSP}");
+    let events = check_with(&text, &[]).unwrap().events().clone().unwrap();
+    assert_eq!(events.file.path, Path::new("e.ndjson"));
+    assert_eq!(
+        (events.file.file_bytes_max, events.file.files_max, events.one_in),
+        (268_435_456, 8, 1)
+    );
+    bad(
+        "[events]\nfile = \"\"\none_in = 0\nfiles_max = 0\nfile_bytes_max = 1048575",
+        &[
+            "c.toml:2:8: events.file: must not be empty",
+            "c.toml:3:10: events.one_in: must be 1 to 1000000000, is 0",
+            "c.toml:4:13: events.files_max: must be 1 to 1000, is 0",
+            "c.toml:5:18: events.file_bytes_max: must be 1048576 to 1099511627776, is 1048575",
+        ],
+    );
+    bad(
+        "[events]\none_in = 1000000001",
+        &["c.toml:2:10: events.one_in: must be 1 to 1000000000, is 1000000001"],
     );
 }

@@ -3,10 +3,12 @@
 //! them.
 
 mod answers;
+mod events_file;
 mod hlog_file;
 mod page;
 mod query;
 mod readiness;
+mod rotating;
 mod server;
 
 use std::io;
@@ -26,8 +28,9 @@ use self::hlog_file::HlogFile;
 use crate::clock;
 use crate::telemetry::{Merged, Moment};
 
-pub use self::hlog_file::HlogOptions;
+pub use self::events_file::EventsFile;
 pub use self::readiness::{Readiness, State};
+pub use self::rotating::FileOptions;
 
 /// How often intervals are taken in: a scrape sees counts that are at most this much older than what shards
 /// have handed over, and 20 wake-ups per second are not worth measuring.
@@ -40,7 +43,7 @@ pub struct ControlOptions {
     /// What `GET /config` shows first. Secrets are not this module's to find: they must be out already.
     pub effective_toml: String,
     /// Where latencies are logged, if anywhere.
-    pub hlog: Option<HlogOptions>,
+    pub hlog: Option<FileOptions>,
     /// What one visitor may take from the others.
     pub limits: Limits,
 }

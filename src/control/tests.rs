@@ -21,7 +21,7 @@ fn visited(limits: Limits) -> Visited {
     visited_with(limits, None)
 }
 
-fn visited_with(limits: Limits, hlog: Option<HlogOptions>) -> Visited {
+fn visited_with(limits: Limits, hlog: Option<FileOptions>) -> Visited {
     let (recorders, merged) = telemetry::channel(1);
     let roster = Arc::new(Roster::new(vec!["dsp1".to_owned(), "<b>&".to_owned()], "USD"));
     let readiness = Arc::new(Readiness::new());
@@ -190,7 +190,7 @@ fn windows_and_what_is_new() {
 #[test]
 fn the_interval_log_on_disk_has_the_last_seconds_too() {
     let path = std::env::temp_dir().join(format!("corebid-control-{}.hlog", std::process::id()));
-    let hlog = HlogOptions {
+    let hlog = FileOptions {
         path: path.clone(),
         file_bytes_max: 1 << 20,
         files_max: 1,

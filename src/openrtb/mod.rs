@@ -31,7 +31,7 @@ pub use response::{BadBid, BadResponse, Bid, BidFault, BidResponse, BidText, Sea
 pub use splice::{Edit, Splice, splice};
 pub use strings::StringText;
 pub use validate::{Invalid, PROBLEMS_MAX, Problem, Rule, UnknownMember, Validation};
-pub use write::{Seat, Win, write_no_bid, write_response};
+pub use write::{Seat, Win, write_no_bid, write_response, write_string};
 
 use std::ops::Range;
 

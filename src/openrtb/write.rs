@@ -90,7 +90,7 @@ fn write_seat(out: &mut Vec<u8>, first: &Win<'_>, wins: &[Win<'_>]) {
 }
 
 /// Appends a JSON string. What JSON does not order to be escaped stays as it is.
-fn write_string(out: &mut Vec<u8>, text: &str) {
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     for byte in text.bytes() {

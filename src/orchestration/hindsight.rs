@@ -11,8 +11,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
+use super::event::LateEvent;
 use super::offers::{OfferFor, Offers, Unusable};
 use super::plan::{Plan, bid_currencies};
 use super::{Orchestrator, nanos};
@@ -20,6 +22,7 @@ use crate::auction::{DspIndex, Floor, Offer};
 use crate::clock::Instant;
 use crate::fanout::{Call, DspId, Late, Response, Ticket, Transport};
 use crate::money::{Cpm, Money};
+use crate::openrtb::BidRequest;
 use crate::telemetry::{LateFound, LongerBy};
 
 /// Auctions that are remembered. A late answer may come for a second after its time (`PoolLimits::late_drain`), so this and
@@ -292,6 +295,23 @@ impl Remembered {
 }
 
 impl<T: Transport> Orchestrator<T> {
+    /// Keeps an auction for its late answers; false if it is not.
+    pub(super) fn remember(
+        &self,
+        body: &[u8],
+        request: &BidRequest<'_>,
+        offers: &Offers<'_>,
+        ticket: Ticket,
+        arrival: Instant,
+    ) -> bool {
+        let held = Held {
+            ticket,
+            deadline: self.deadline(request, arrival),
+            generation: self.generation,
+        };
+        self.hindsight.remember(body, offers, held, self.timers.now())
+    }
+
     /// Looks at some of the late answers that have come, and counts what they would have brought. To be called some 20
     /// times a second.
     pub fn look_back(&self) {
@@ -333,7 +353,29 @@ impl<T: Transport> Orchestrator<T> {
             return waiting.unseen();
         };
         let longer = LongerBy::of(nanos(waiting.by), waiting.at > held.deadline);
-        let (found, more_micros) = self.hold_again(auction, waiting);
+        self.hold_again(auction, waiting, longer)
+    }
+
+    /// Holds the auction without the late answer and with it.
+    fn hold_again(&self, auction: &Remembered, waiting: &Waiting, longer: LongerBy) -> Verdict {
+        let arena = &*self.arenas.take();
+        let parsed =
+            self.parser
+                .borrow_mut()
+                .parse_request(&auction.request, arena, &self.options.validation);
+        let Ok(request) = parsed else {
+            return waiting.unseen();
+        };
+        let (found, more_micros) = self.compare(&request, auction, waiting, arena);
+        self.log_late(&LateEvent {
+            request: &request,
+            dsp: waiting.dsp,
+            at: waiting.at,
+            late_ns: nanos(waiting.by),
+            found,
+            longer,
+            more_micros,
+        });
         Verdict {
             found,
             longer,
@@ -341,17 +383,14 @@ impl<T: Transport> Orchestrator<T> {
         }
     }
 
-    /// Holds the auction without the late answer and with it.
-    fn hold_again(&self, auction: &Remembered, waiting: &Waiting) -> (LateFound, u64) {
-        let arena = &*self.arenas.take();
-        let parsed =
-            self.parser
-                .borrow_mut()
-                .parse_request(&auction.request, arena, &self.options.validation);
-        let Ok(request) = parsed else {
-            return (LateFound::Unseen, 0);
-        };
-        let Some(currency) = self.auction_currency(&request) else {
+    fn compare(
+        &self,
+        request: &BidRequest<'_>,
+        auction: &Remembered,
+        waiting: &Waiting,
+        arena: &Bump,
+    ) -> (LateFound, u64) {
+        let Some(currency) = self.auction_currency(request) else {
             return (LateFound::Unseen, 0);
         };
         let call = Call {
@@ -362,12 +401,12 @@ impl<T: Transport> Orchestrator<T> {
         let plan = Plan {
             calls: arena.alloc_slice_copy(&[call]),
             currency,
-            bid_currencies: bid_currencies(&request, currency, arena),
+            bid_currencies: bid_currencies(request, currency, arena),
         };
-        let mut offers = Offers::new(&request, &plan, arena);
+        let mut offers = Offers::new(request, &plan, arena);
         auction.restore(&mut offers);
         let in_time = offers.list.len();
-        let before = self.sell_each_imp(&request, &plan, &offers, arena);
+        let before = self.sell_each_imp(request, &plan, &offers, arena);
         let response = Response {
             status: 200,
             body: &waiting.body,
@@ -378,7 +417,7 @@ impl<T: Transport> Orchestrator<T> {
             Err(Unusable::NoBid(_)) => return (LateFound::NoBid, 0),
             Err(Unusable::Status | Unusable::Invalid) => return (LateFound::Invalid, 0),
         }
-        let after = self.sell_each_imp(&request, &plan, &offers, arena);
+        let after = self.sell_each_imp(request, &plan, &offers, arena);
         let wins = after.won.iter().any(|&(offer, _)| offer >= in_time);
         let found = if wins { LateFound::Won } else { LateFound::Lost };
         // Less than before is possible where a deal goes before a higher price. Nothing was lost then.

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::hindsight::Hindsight;
+use super::hindsight::{Held, Hindsight};
 use super::*;
 use crate::auction::FloorRule;
 use crate::fanout::{

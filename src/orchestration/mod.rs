@@ -2,6 +2,7 @@
 //! response. Knows nothing of HTTP towards the SSP, and nothing of sockets.
 
 mod arena;
+mod event;
 mod floors;
 mod hindsight;
 mod isolate;
@@ -21,7 +22,7 @@ use crate::clock::{Instant, Timers};
 use crate::fanout::{Fanout, Transport};
 use crate::money::{Currency, RateTable};
 use crate::openrtb::{BidRequest, Invalid, Limits, Parser, Validation};
-use crate::telemetry::{Recorder, Stage};
+use crate::telemetry::{EventLog, Recorder, Stage};
 
 pub use arena::Arenas;
 pub use hindsight::Hindsight;
@@ -29,7 +30,7 @@ pub use isolate::{Panicked, isolate};
 pub use outcome::Outcome;
 
 use arena::Scratch;
-use hindsight::Held;
+use event::{HeldAuction, StageTimes};
 use offers::Offers;
 
 /// Orchestration options.
@@ -62,6 +63,7 @@ pub struct Orchestrator<T> {
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     hindsight: Rc<Hindsight>,
+    events: Option<Rc<EventLog>>,
     /// What is read and sold now is an auction of the past: it has been counted.
     looks_back: Cell<bool>,
     /// How many there were before it: an auction is held again only by its own rules.
@@ -80,6 +82,7 @@ impl<T: Transport> Orchestrator<T> {
             timers,
             recorder,
             hindsight: Rc::default(),
+            events: None,
             looks_back: Cell::new(false),
             generation: 0,
         }
@@ -97,6 +100,7 @@ impl<T: Transport> Orchestrator<T> {
             timers: Rc::clone(&self.timers),
             recorder: Rc::clone(&self.recorder),
             hindsight: Rc::clone(&self.hindsight),
+            events: self.events.clone(),
             looks_back: Cell::new(false),
             generation: self.generation + 1,
         }
@@ -106,6 +110,12 @@ impl<T: Transport> Orchestrator<T> {
     #[must_use]
     pub fn with_hindsight(self, hindsight: Rc<Hindsight>) -> Self {
         Self { hindsight, ..self }
+    }
+
+    /// The same with an event log.
+    #[must_use]
+    pub fn with_events(self, events: Option<Rc<EventLog>>) -> Self {
+        Self { events, ..self }
     }
 
     /// What asks the DSPs.
@@ -131,36 +141,54 @@ impl<T: Transport> Orchestrator<T> {
     /// [`Invalid`] when the request breaks a rule of OpenRTB or one of the exchange's own.
     pub async fn orchestrate(&self, arrival: Instant, body: &[u8]) -> Result<Outcome, Invalid> {
         let arena = self.arenas.take();
-        let request = self.timed(Stage::Parse, || {
+        let mut times = StageTimes::default();
+        let request = self.timed(Stage::Parse, &mut times.parse, || {
             self.parser
                 .borrow_mut()
                 .parse_request(body, &arena, &self.options.validation)
         })?;
-        let plan = match self.timed(Stage::Plan, || self.plan(&request, arrival, &arena)) {
+        let plan = match self.timed(Stage::Plan, &mut times.plan, || {
+            self.plan(&request, arrival, &arena)
+        }) {
             Ok(plan) => plan,
-            Err(reason) => return Ok(self.no_bid(&request, reason)),
+            Err(reason) => {
+                self.log_unasked(&request, times, reason, arrival);
+                return Ok(self.no_bid(&request, reason));
+            }
         };
         let mut offers = Offers::new(&request, &plan, &arena);
+        offers.logged = self.begin_event(&request, &plan, times, &arena);
         let asked = self.timers.now();
         let reading = self
             .fanout
             .gather(plan.calls, |answer| self.read_offers(&mut offers, answer))
             .await;
         self.recorder.stage(Stage::Offers, nanos(reading));
-        self.record(Stage::Fanout, asked);
-        let sale = self.timed(Stage::Auction, || {
+        let mut times = StageTimes {
+            offers: nanos(reading),
+            fanout: self.record(Stage::Fanout, asked),
+            ..StageTimes::default()
+        };
+        let sales = self.timed(Stage::Auction, &mut times.auction, || {
             self.sell_each_imp(&request, &plan, &offers, &arena)
         });
-        let outcome = self.timed(Stage::Write, || self.outcome(&request, &plan, &offers, &sale));
-        if let Some(ticket) = offers.late_under {
-            let deadline = self.deadline(&request, arrival);
-            let held = Held {
-                ticket,
-                deadline,
-                generation: self.generation,
-            };
-            self.hindsight.remember(body, &offers, held, self.timers.now());
-        }
+        let outcome = self.timed(Stage::Write, &mut times.write, || {
+            self.outcome(&request, &plan, &offers, &sales)
+        });
+        let is_watched = offers
+            .late_under
+            .is_some_and(|ticket| self.remember(body, &request, &offers, ticket, arrival));
+        self.log_auction(
+            &HeldAuction {
+                request: &request,
+                plan: &plan,
+                offers: &offers,
+                sales: &sales,
+                is_watched,
+            },
+            times,
+            arrival,
+        );
         self.notice_a_missed_deadline(&request, arrival);
         Ok(outcome)
     }
@@ -172,15 +200,17 @@ impl<T: Transport> Orchestrator<T> {
         }
     }
 
-    fn timed<R>(&self, stage: Stage, work: impl FnOnce() -> R) -> R {
+    fn timed<R>(&self, stage: Stage, ns: &mut u64, work: impl FnOnce() -> R) -> R {
         let start = self.timers.now();
         let result = work();
-        self.record(stage, start);
+        *ns = self.record(stage, start);
         result
     }
 
-    fn record(&self, stage: Stage, start: Instant) {
-        self.recorder.stage(stage, nanos(self.timers.now().since(start)));
+    fn record(&self, stage: Stage, start: Instant) -> u64 {
+        let ns = nanos(self.timers.now().since(start));
+        self.recorder.stage(stage, ns);
+        ns
     }
 }
 

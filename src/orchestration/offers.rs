@@ -3,6 +3,7 @@
 use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
+use super::event::Logged;
 use super::plan::Plan;
 use super::{Orchestrator, nanos};
 use crate::auction::{DspIndex, Offer};
@@ -26,6 +27,8 @@ pub(super) struct Offers<'a> {
     pub(super) non_bids: &'a mut [NonBidStatus],
     /// What late answers will come under, if any DSP ran out of time.
     pub(super) late_under: Option<Ticket>,
+    /// What else the event log wants to know, if this auction is one of those it has.
+    pub(super) logged: Option<&'a mut Logged<'a>>,
     /// Groups so far; a group's number is its place among them, from 0.
     pub(super) groups: usize,
     texts: ArenaVec<'a, Text<'a>>,
@@ -97,6 +100,7 @@ impl<'a> Offers<'a> {
             offered: arena.alloc_slice_fill_copy(plan.calls.len() * request.imps.len(), false),
             non_bids: arena.alloc_slice_fill_copy(plan.calls.len(), NonBidStatus::NoBid),
             late_under: None,
+            logged: None,
             groups: 0,
             texts: ArenaVec::new_in(arena),
             leaders: arena.alloc_slice_fill_copy(request.imps.len(), None),
@@ -188,6 +192,9 @@ impl<T: Transport> Orchestrator<T> {
             },
         };
         offers.non_bids[answer.call] = non_bid;
+        if let Some(logged) = &mut offers.logged {
+            logged.call_ended(answer.call, outcome, answer.elapsed);
+        }
         self.recorder
             .dsp_call(answer.dsp.index(), outcome, nanos(answer.elapsed));
     }
@@ -236,16 +243,16 @@ impl<T: Transport> Orchestrator<T> {
             // It answers another request: a late answer, or a DSP that mixes them up. Its price must not enter, and
             // what else comes on that connection may be as wrong.
             self.fanout.transport().distrust(connection);
-            self.lose_all(dsp, read, LossReason::InvalidAuctionId);
+            self.refuse_all(offers, dsp, read, LossReason::InvalidAuctionId);
             return Err(Unusable::Invalid);
         }
         for bad in read.bad_bids {
-            self.lose(dsp, of_fault(bad.fault), BidResult::Invalid);
+            self.refuse(offers, dsp, of_fault(bad.fault), BidResult::Invalid);
         }
         let before = offers.list.len();
         match currency_of(read, offers) {
             Some(currency) => self.take_bids(offers, call, dsp, read, currency),
-            None => self.lose_all(dsp, read, LossReason::InvalidBidResponse),
+            None => self.refuse_all(offers, dsp, read, LossReason::InvalidBidResponse),
         }
         if offers.list.len() > before {
             Ok(())
@@ -280,7 +287,7 @@ impl<T: Transport> Orchestrator<T> {
                         offers.add(offer, bid.text(), seat.seat_raw.unwrap_or_default(), seat.group);
                     }
                     Err(reason) => {
-                        self.lose(dsp, reason, BidResult::Invalid);
+                        self.refuse(offers, dsp, reason, BidResult::Invalid);
                         whole = false;
                     }
                 }
@@ -288,7 +295,7 @@ impl<T: Transport> Orchestrator<T> {
             if seat.group && !(whole && each_for_an_imp_of_its_own(&offers.list[first..], imps, arena)) {
                 // A bid of this group can never win, so none of it may.
                 for _ in 0..offers.take_out(first) {
-                    self.lose(dsp, LossReason::InvalidBidResponse, BidResult::Lost);
+                    self.refuse(offers, dsp, LossReason::InvalidBidResponse, BidResult::Lost);
                 }
             }
             for offer in &offers.list[first..] {
@@ -349,9 +356,17 @@ impl<T: Transport> Orchestrator<T> {
         Cpm::from_micros(micros).ok_or(LossReason::InvalidBidResponse)
     }
 
-    fn lose_all(&self, dsp: DspId, read: &BidResponse<'_>, reason: LossReason) {
+    fn refuse_all(&self, offers: &mut Offers<'_>, dsp: DspId, read: &BidResponse<'_>, reason: LossReason) {
         for _ in read.bids() {
-            self.lose(dsp, reason, BidResult::Invalid);
+            self.refuse(offers, dsp, reason, BidResult::Invalid);
+        }
+    }
+
+    /// Counts a bid that is no offer.
+    fn refuse(&self, offers: &mut Offers<'_>, dsp: DspId, reason: LossReason, result: BidResult) {
+        self.lose(dsp, reason, result);
+        if let Some(logged) = &mut offers.logged {
+            logged.refused(dsp, reason, result);
         }
     }
 

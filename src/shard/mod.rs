@@ -28,7 +28,7 @@ use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gatherings, 
 use crate::ingress::{self, Generation, Ingress};
 use crate::net::{Hearing, Listener, Readiness, Signal};
 use crate::orchestration::{self, Hindsight, Orchestrator};
-use crate::telemetry::{ConnectionState, Recorder, Recorders, Roster};
+use crate::telemetry::{ConnectionState, EventLog, EventSource, Recorder, Recorders, Roster};
 
 use accept::Door;
 use balance::Member;
@@ -91,6 +91,8 @@ pub struct Post {
     pub events: Sender<Event>,
     /// What it has to do with the other shards: connections.
     pub balance: Arc<Balance>,
+    /// Where its event log goes, if there is one.
+    pub event_log: Option<EventSource>,
 }
 
 /// What a shard can be told.
@@ -183,8 +185,11 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Re
     let readiness = Rc::new(Readiness::new()?);
     let alarm = Rc::clone(&readiness);
     let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
+    let event_log = post
+        .event_log
+        .map(|source| Rc::new(source.event_log(unix_ahead_ns())));
     let pool = pool(blueprint, &readiness, &recorder);
-    let ingress = ingress(blueprint, &pool, &timers, &recorder);
+    let ingress = ingress(blueprint, &pool, &timers, &recorder, event_log.clone());
 
     let epoch_max = Rc::new(Cell::new(blueprint.epoch_max));
     let driver = Driver {
@@ -209,6 +214,7 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Re
         pool: pool.pool,
         gatherings: pool.gatherings,
         observer: pool.observer,
+        event_log,
         member,
         epoch_max,
         drain: Cell::new(blueprint.drain),
@@ -289,6 +295,7 @@ fn ingress(
     pool: &Connected,
     timers: &Rc<Timers>,
     recorder: &Rc<Recorder>,
+    event_log: Option<Rc<EventLog>>,
 ) -> Rc<Ingress<Rc<Pool>>> {
     let fanout = Fanout::new(
         DspSet::from(&*blueprint.dsps),
@@ -298,13 +305,19 @@ fn ingress(
     );
     let options = blueprint.orchestration.clone();
     let orchestrator = Orchestrator::new(options, fanout, Rc::clone(timers), Rc::clone(recorder))
-        .with_hindsight(Rc::clone(&pool.hindsight));
+        .with_hindsight(Rc::clone(&pool.hindsight))
+        .with_events(event_log);
     Ingress::new(
         blueprint.ingress.clone(),
         orchestrator,
         Rc::clone(timers),
         Rc::clone(recorder),
     )
+}
+
+/// By how much the wall clock is ahead of the monotonic one.
+fn unix_ahead_ns() -> u64 {
+    nanos(clock::since_unix_epoch()).saturating_sub(clock::now().as_nanos())
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -317,6 +330,7 @@ struct Care {
     pool: Rc<Pool>,
     gatherings: Rc<Gatherings>,
     observer: Rc<PoolObserver>,
+    event_log: Option<Rc<EventLog>>,
     member: Rc<Member>,
     epoch_max: Rc<Cell<Duration>>,
     /// How long what is in flight may take to finish when draining.
@@ -377,6 +391,7 @@ impl Care {
         if round.is_multiple_of(CARE_ROUNDS_PER_INTERVAL) {
             self.gauges();
             self.cpu();
+            self.hand_over_events();
             // When the housekeeping thread is behind, the interval grows and goes with the next round.
             self.recorder.publish();
         }
@@ -398,7 +413,15 @@ impl Care {
             );
         }
         self.gauges();
+        self.hand_over_events();
         self.recorder.publish();
+    }
+
+    fn hand_over_events(&self) {
+        if let Some(log) = &self.event_log {
+            log.hand_over(unix_ahead_ns());
+            self.recorder.events_dropped(log.take_dropped());
+        }
     }
 
     /// Goes to the end of the queue of tasks that can run: how long that takes, any of them waits.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Prepared;
 use crate::auction::{FloorRule, Rules};
 use crate::config::{self, Config, NoBidAnswer, Shards};
-use crate::control::HlogOptions;
+use crate::control::FileOptions;
 use crate::fanout::{DspOptions, EndpointError, Protocol, Target};
 use crate::ingress;
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
@@ -154,12 +154,20 @@ pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Pre
         listen: server.listen,
         admin: server.admin,
         config: config.clone(),
-        hlog: config.telemetry().hlog.clone().map(|hlog| HlogOptions {
-            path: hlog.path,
-            file_bytes_max: hlog.file_bytes_max,
-            files_max: hlog.files_max,
+        hlog: config.telemetry().hlog.clone().map(file_options),
+        events: config.events().clone().map(|events| super::EventsOptions {
+            file: file_options(events.file),
+            one_in: events.one_in,
         }),
     })
+}
+
+fn file_options(file: config::FileOptions) -> FileOptions {
+    FileOptions {
+        path: file.path,
+        file_bytes_max: file.file_bytes_max,
+        files_max: file.files_max,
+    }
 }
 
 fn dsp_options(

@@ -16,10 +16,10 @@ use crossbeam::channel::{Receiver, Sender, bounded, select, unbounded};
 
 use crate::clock::{self, Instant};
 use crate::config::Config;
-use crate::control::{self, Control, ControlOptions, Readiness, State};
+use crate::control::{self, Control, ControlOptions, EventsFile, Readiness, State};
 use crate::net;
 use crate::shard::{self, Balance, Blueprint, Command, Event, Post};
-use crate::telemetry::{self, Merged, Recorders};
+use crate::telemetry::{self, EventSource, Merged, Recorders};
 
 pub use blueprint::{StartError, StartErrors};
 use intensity::Intensity;
@@ -44,7 +44,16 @@ pub struct Prepared {
     listen: SocketAddr,
     admin: SocketAddr,
     config: Config,
-    hlog: Option<control::HlogOptions>,
+    hlog: Option<control::FileOptions>,
+    events: Option<EventsOptions>,
+}
+
+/// The event log.
+#[derive(Debug)]
+struct EventsOptions {
+    file: control::FileOptions,
+    /// One in how many bid requests is in it.
+    one_in: u64,
 }
 
 /// Where a running exchange can be reached.
@@ -90,9 +99,11 @@ pub fn run(prepared: Prepared, again: Option<Again>, on_ready: impl FnOnce(Addre
     signals::listen(asks.clone(), reloads.clone())?;
     let (recorders, merged) = telemetry::channel(prepared.cores.len());
     let readiness = Arc::new(Readiness::new());
+    // Dropped after the shards: they have the last word.
+    let (event_log, _events_file) = open_event_log(&prepared, &recorders)?.unzip();
     let control = open_admin_port(&prepared, merged, Arc::clone(&readiness), asks, reloads)?;
     let reloads = Reloads::new(prepared, again, reloads_asked);
-    let mut supervisor = Supervisor::start(reloads, recorders)?;
+    let mut supervisor = Supervisor::start(reloads, recorders, event_log)?;
     let mut signals_seen = 0;
     if supervisor.wait_until_ready(&asked, &mut signals_seen) {
         readiness.advance(State::Ready);
@@ -107,6 +118,19 @@ pub fn run(prepared: Prepared, again: Option<Again>, on_ready: impl FnOnce(Addre
     readiness.advance(State::Draining);
     supervisor.reloads.close();
     Ok(supervisor.end(&asked, signals_seen))
+}
+
+/// Where shards write events, and the thread that brings them to disk.
+fn open_event_log(
+    prepared: &Prepared,
+    recorders: &Recorders,
+) -> io::Result<Option<(EventSource, EventsFile)>> {
+    let Some(options) = &prepared.events else {
+        return Ok(None);
+    };
+    let (source, chunks) = EventSource::new(prepared.cores.len(), options.one_in);
+    let file = EventsFile::open(options.file.clone(), chunks, recorders.process_counters())?;
+    Ok(Some((source, file)))
 }
 
 fn open_admin_port(
@@ -148,6 +172,7 @@ struct Supervisor {
     blueprint: Arc<Blueprint>,
     reloads: Reloads,
     recorders: Recorders,
+    event_log: Option<EventSource>,
     balance: Arc<Balance>,
     address: SocketAddr,
     shards: Vec<Shard>,
@@ -167,7 +192,7 @@ struct Shard {
 }
 
 impl Supervisor {
-    fn start(reloads: Reloads, recorders: Recorders) -> io::Result<Self> {
+    fn start(reloads: Reloads, recorders: Recorders, event_log: Option<EventSource>) -> io::Result<Self> {
         let prepared = Arc::clone(reloads.current());
         recorders
             .process()
@@ -177,6 +202,7 @@ impl Supervisor {
             blueprint: Arc::clone(&prepared.blueprint),
             reloads,
             recorders,
+            event_log,
             balance: Balance::new(prepared.cores.len())?,
             address: prepared.listen,
             shards: Vec::new(),
@@ -218,6 +244,7 @@ impl Supervisor {
             commands: receives,
             events: self.reports_to.clone(),
             balance: Arc::clone(&self.balance),
+            event_log: self.event_log.clone(),
         };
         let blueprint = Arc::clone(&self.blueprint);
         shard.handle = Some(shard::spawn(blueprint, post, &self.recorders)?);

@@ -65,6 +65,7 @@ pub(super) struct Tally<D = Distribution> {
     pub(super) accepted: Counts<{ Placed::ALL.len() }>,
     pub(super) aged: Counts<{ Http::ALL.len() }>,
     pub(super) deadline_missed: u64,
+    pub(super) events_dropped: u64,
 }
 
 impl Tally {
@@ -80,6 +81,7 @@ impl Tally {
         self.accepted.merge(&other.accepted);
         self.aged.merge(&other.aged);
         self.deadline_missed += other.deadline_missed;
+        self.events_dropped += other.events_dropped;
     }
 
     pub(super) fn clear(&mut self) {
@@ -92,6 +94,7 @@ impl Tally {
         self.accepted = Counts::default();
         self.aged = Counts::default();
         self.deadline_missed = 0;
+        self.events_dropped = 0;
     }
 
     pub(super) fn sparse(&self) -> Tally<Sparse> {
@@ -105,6 +108,7 @@ impl Tally {
             accepted: self.accepted,
             aged: self.aged,
             deadline_missed: self.deadline_missed,
+            events_dropped: self.events_dropped,
         }
     }
 }
@@ -121,6 +125,7 @@ impl Default for Tally {
             accepted: Counts::default(),
             aged: Counts::default(),
             deadline_missed: 0,
+            events_dropped: 0,
         }
     }
 }

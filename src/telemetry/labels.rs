@@ -169,6 +169,18 @@ label_values! {
 }
 
 label_values! {
+    /// What became of a line of the event log.
+    EventFate {
+        /// It was written.
+        Written = "written",
+        /// Every buffer of its shard was full or on its way: the disk is behind.
+        Dropped = "dropped",
+        /// The disk did not take it.
+        Failed = "failed",
+    }
+}
+
+label_values! {
     /// What became of a line of the log.
     LogLine {
         /// It was written.

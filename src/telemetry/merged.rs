@@ -287,6 +287,7 @@ mod tests {
         recorder.connection_aged(Http::H2);
         recorder.request_panicked();
         recorder.deadline_missed();
+        recorder.events_dropped(n % 3);
         recorder.loop_stall(n * 977, || n * 500);
         recorder.queue_delay(n * 5);
         recorder.timer_late(n * 7);

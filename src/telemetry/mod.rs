@@ -14,6 +14,7 @@
 
 mod counted;
 mod distribution;
+mod events;
 mod history;
 mod interval;
 mod labels;
@@ -24,10 +25,11 @@ mod recorder;
 mod views;
 
 pub use distribution::Summary;
+pub use events::{Chunk, EventLog, EventSource};
 pub use history::interval_log_header;
 pub use labels::{
-    BidResult, ConnectionState, DspOutcome, DspState, HandshakeOutcome, Http, LateFound, LogLine, LongerBy,
-    PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, DspState, EventFate, HandshakeOutcome, Http, LateFound, LogLine,
+    LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 pub use log_lines::{LOG_LINES, LogLines};
 pub use merged::{Merged, Moment};

@@ -5,8 +5,8 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer,
-    Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound, LogLine, LongerBy,
+    PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::log_lines::LOG_LINES;
 use super::merged::Merged;
@@ -447,6 +447,21 @@ pub const CATALOGUE: &[Metric] = &[
         samples: |merged, samples| {
             for (shard, counted) in &merged.total.shards {
                 samples.seconds(&[shard], counted.looped.cpu_ns);
+            }
+        },
+    },
+    Metric {
+        name: "events_total",
+        kind: Kind::Counter,
+        help: "Lines of the event log by what became of them.",
+        labels: &["fate"],
+        samples: |merged, samples| {
+            for fate in EventFate::ALL {
+                let on_shards = match fate {
+                    EventFate::Dropped => merged.total.tally.events_dropped,
+                    EventFate::Written | EventFate::Failed => 0,
+                };
+                samples.integer(&[&fate.label()], on_shards + merged.process().events_of(fate));
             }
         },
     },

@@ -11,8 +11,8 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed,
-    ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound, LongerBy,
+    PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -65,6 +65,11 @@ impl Recorders {
     /// What is counted outside any shard.
     pub fn process(&self) -> &ProcessCounters {
         &self.process
+    }
+
+    /// The same to be held by another thread.
+    pub fn process_counters(&self) -> Arc<ProcessCounters> {
+        Arc::clone(&self.process)
     }
 }
 
@@ -138,6 +143,7 @@ pub struct ProcessCounters {
     config_hash: AtomicU64,
     /// When that one came into force, ms since the Unix epoch.
     config_since_ms: AtomicU64,
+    events: [AtomicU64; EventFate::ALL.len()],
 }
 
 impl ProcessCounters {
@@ -163,6 +169,15 @@ impl ProcessCounters {
         self.reloads[result as usize].fetch_add(1, Ordering::Relaxed);
         self.last_reload_failed
             .store(result != ReloadResult::Applied, Ordering::Relaxed);
+    }
+
+    /// So many lines of the event log have come to this.
+    pub fn events(&self, fate: EventFate, lines: u64) {
+        self.events[fate as usize].fetch_add(lines, Ordering::Relaxed);
+    }
+
+    pub(super) fn events_of(&self, fate: EventFate) -> u64 {
+        self.events[fate as usize].load(Ordering::Relaxed)
     }
 
     pub(super) fn reloads(&self, result: ReloadResult) -> u64 {
@@ -404,6 +419,11 @@ impl Recorder {
     /// Which configuration new bid requests meet, counted from 1.
     pub fn config_generation(&self, now: u64) {
         self.current.borrow_mut().gauges.config_generation = now;
+    }
+
+    /// So many lines of the event log had no room.
+    pub fn events_dropped(&self, lines: u64) {
+        self.current.borrow_mut().tally.events_dropped += lines;
     }
 
     /// Orchestrations in flight now.

@@ -17,6 +17,7 @@ mod auctions;
 mod balance;
 mod client;
 mod corpus;
+mod events;
 mod faults;
 mod forwarding;
 mod h2c;
