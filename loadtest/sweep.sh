@@ -25,12 +25,13 @@ Usage: loadtest/sweep.sh [options] [-- options for `corebid-loadtest run`]
   --runs N           runs of each, whose medians are printed too [3]
   --highest R        take this for the highest rate, do not look for it
   --grid-us US       grid of the simulated DSPs' answers, which is part of the excess [50]
+  --reports DIR      keep a report of each measured run there, in a folder RATE-RUN [none]
   --seed N           seed of everything                          [1]
 USAGE
 }
 
 bin=target/release config=profiles/reference.toml target=http://127.0.0.1:8080 server_core=0 load_core=1
-low=200 high=20000 probe=6 duration=60 seed=1 rates=25%,50%,80%,100% runs=3 best=0 grid=50
+low=200 high=20000 probe=6 duration=60 seed=1 rates=25%,50%,80%,100% runs=3 best=0 grid=50 reports=
 while (($#)); do
     case $1 in
         --bin) bin=$2; shift 2 ;;
@@ -43,6 +44,7 @@ while (($#)); do
         --probe) probe=$2; shift 2 ;;
         --duration) duration=$2; shift 2 ;;
         --seed) seed=$2; shift 2 ;;
+        --reports) reports=$2; shift 2 ;;
         --rates) rates=$2; shift 2 ;;
         --runs) runs=$2; shift 2 ;;
         --highest) best=$2; shift 2 ;;
@@ -95,11 +97,11 @@ await_port() { # host:port, pid, name
     exit 1
 }
 
-load() { # rate, seconds, warm-up -> one JSON object
+load() { # rate, seconds, warm-up, more options -> one JSON object
     # Exit code 1 says that answers were wrong, which is a finding here; 2 is a mistake of ours and is shown.
     local status=0
     taskset -c "$load_core" "$bin/corebid-loadtest" run --target "$target" --rate "$1" --duration "$2" --warmup "$3" \
-        --seed "$seed" --server-pid "$server_pid" --json "${run_options[@]}" || status=$?
+        --seed "$seed" --server-pid "$server_pid" --json "${run_options[@]}" "${@:4}" || status=$?
     ((status <= 1)) || exit "$status"
 }
 
@@ -175,7 +177,7 @@ echo "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 for rate in ${rates//,/ }; do
     [[ $rate == *% ]] && rate=$((best * ${rate%\%} / 100))
     for ((run = 1; run <= runs; run++)); do
-        load "$rate" "$duration" 5
+        load "$rate" "$duration" 5 ${reports:+--report "$reports/$rate-$run"}
     done | rows
 done
 cat <<CONDITIONS

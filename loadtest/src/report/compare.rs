@@ -265,10 +265,15 @@ impl Comparison {
             writeln!(out, "WARNING      {doubt}")?;
         }
         let worse: Vec<&str> = self.worse().map(|row| row.name.as_str()).collect();
+        let doubtful = if self.doubts.is_empty() {
+            ""
+        } else {
+            "; DOUBTFUL, see the warnings"
+        };
         match (self.comparable, worse.is_empty()) {
             (false, _) => writeln!(out, "result       NOT COMPARABLE: see above"),
-            (true, true) => writeln!(out, "result       B is nowhere worse"),
-            (true, false) => writeln!(out, "result       B is worse: {}", worse.join(", ")),
+            (true, true) => writeln!(out, "result       B is nowhere worse{doubtful}"),
+            (true, false) => writeln!(out, "result       B is worse: {}{doubtful}", worse.join(", ")),
         }
     }
 }
