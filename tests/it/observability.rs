@@ -18,8 +18,8 @@ use crate::scripted::{Does, Scripted};
 
 const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}}]}"#;
 
-/// Panels about what does not happen in this test: no TLS, no reload.
-const MAY_BE_EMPTY: [&str; 1] = ["TLS handshakes"];
+/// Panels about what does not happen in this test: no TLS, nothing late.
+const MAY_BE_EMPTY: [&str; 2] = ["TLS handshakes", "Revenue lost to lateness"];
 
 /// Ended with the test, however that ends.
 struct Prometheus {

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use corebid::telemetry::prometheus::{CATALOGUE, Kind, Metric};
 use corebid::telemetry::{
-    BidResult, ConnectionState, DspOutcome, HandshakeOutcome, PanicLayer, Placed, ReloadResult, ShedReason,
-    Stage, StallCause,
+    BidResult, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, PanicLayer, Placed, ReloadResult,
+    ShedReason, Stage, StallCause,
 };
 use serde_json::Value;
 
@@ -347,6 +347,7 @@ fn values(metric: &str, label: &str) -> Option<Vec<&'static str>> {
         ("dsp_calls_total", "outcome") => DspOutcome::ALL.map(DspOutcome::label).to_vec(),
         ("dsp_handshakes_total", "outcome") => HandshakeOutcome::ALL.map(HandshakeOutcome::label).to_vec(),
         ("bids_total", "result") => BidResult::ALL.map(BidResult::label).to_vec(),
+        ("events_total", "fate") => EventFate::ALL.map(EventFate::label).to_vec(),
         ("config_reloads_total", "result") => ReloadResult::ALL.map(ReloadResult::label).to_vec(),
         ("shed_total", "reason") => ShedReason::ALL.map(ShedReason::label).to_vec(),
         ("panics_total", "layer") => PanicLayer::ALL.map(PanicLayer::label).to_vec(),
