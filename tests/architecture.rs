@@ -257,7 +257,14 @@ fn every_folder_is_a_module_and_every_file_says_what_it_is_for() {
             violations.push(format!("{}: no mod.rs", shown(&folder)));
         }
     }
-    for place in ["src", "loadtest/src", "histogram-files/src", "tests", "benches"] {
+    for place in [
+        "src",
+        "loadtest/src",
+        "histogram-files/src",
+        "tests",
+        "benches",
+        "fuzz",
+    ] {
         for file in rust_files(&root().join(place)) {
             if !fs::read_to_string(&file).unwrap().starts_with("//! ") {
                 violations.push(format!("{}:1: does not begin with //!", shown(&file)));

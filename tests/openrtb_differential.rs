@@ -7,13 +7,10 @@
 )]
 
 use bumpalo::Bump;
-use corebid::openrtb::{
-    BadResponse, BidRequest, BidResponse, Limits, Parser, Rule, Seat, Splice, StringText, Validation, Win,
-    write_response,
-};
+use corebid::openrtb::{Limits, Parser, Validation};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -26,9 +23,8 @@ proptest! {
     fn a_made_up_request_is_read_and_spliced(text in request_text(), tmax_ms in any::<u32>()) {
         let arena = Bump::new();
         let request = Parser::new(Limits::default()).parse_request(text.as_bytes(), &arena, &Validation::default());
-        let request = request.map_err(|invalid| TestCaseError::fail(invalid.to_string()))?;
-        same_values(&request, &serde_json::from_str(&text).unwrap())?;
-        splices(&request, tmax_ms)?;
+        prop_assert!(request.is_ok(), "{}", request.unwrap_err());
+        targets::request::check_with(Limits::default(), text.as_bytes(), tmax_ms);
     }
 
     #[test]
@@ -39,20 +35,7 @@ proptest! {
         let bids = value["seatbid"][0]["bid"].as_array().unwrap();
         prop_assert_eq!(response.bids().count(), bids.len());
         prop_assert!(response.bad_bids.is_empty());
-        same_bids(&response, &value)?;
-        let (seat, _) = response.bids().next().unwrap();
-        prop_assert_eq!(seat.seat, value["seatbid"][0]["seat"].as_str());
-
-        let raw = seat.seat_raw.unwrap();
-        let win = |bid| Win { dsp: 0, seat: Seat::Raw(raw), bid, price: "0.000001" };
-        let wins: Vec<Win> = response.bids().map(|(_, bid)| win(bid.text())).collect();
-        let mut out = Vec::new();
-        write_response(&mut out, br#""1""#, "USD", &wins);
-        let written: Value = serde_json::from_slice(&out).unwrap();
-        let mut wanted = bids.clone();
-        wanted.iter_mut().for_each(|bid| bid["price"] = json!(0.000001));
-        prop_assert_eq!(&written["seatbid"][0]["bid"], &Value::Array(wanted));
-        prop_assert_eq!(&written["seatbid"][0]["seat"], &value["seatbid"][0]["seat"]);
+        targets::response::check_with(Limits::default(), text.as_bytes());
     }
 
     /// Bytes changed, cut out and put in: neither reads what the other refuses.
@@ -63,20 +46,7 @@ proptest! {
             let at = at.index(body.len() + 1);
             body.splice(at..(at + cut).min(body.len()), put);
         }
-        let arena = Bump::new();
-        let mut parser = Parser::new(Limits { depth_max: 100, ..Limits::default() });
-        let value = serde_json::from_slice::<Value>(&body);
-        match parser.parse_request(&body, &arena, &Validation::default()) {
-            Ok(request) => {
-                let value = value.map_err(|error| TestCaseError::fail(format!("we read what is not JSON: {error}")))?;
-                same_values(&request, &value)?;
-                splices(&request, 1)?;
-            }
-            Err(invalid) => {
-                let is_json = !matches!(invalid.problems()[0].rule, Rule::Json { .. } | Rule::Depth { .. });
-                prop_assert_eq!(is_json, value.is_ok(), "{:?} {}", value.err(), invalid);
-            }
-        }
+        targets::request::check_with(limits(), &body, 1);
     }
 
     /// The same for answers, whose reader is our own.
@@ -87,138 +57,16 @@ proptest! {
             let at = at.index(body.len() + 1);
             body.splice(at..(at + cut).min(body.len()), put);
         }
-        let arena = Bump::new();
-        let response = Parser::new(Limits { depth_max: 100, ..Limits::default() }).parse_response(&body, &arena);
-        let is_json = !matches!(response, Err(BadResponse::NotJson(_) | BadResponse::TooDeep));
-        match serde_json::from_slice::<Value>(&body) {
-            Ok(value) => {
-                prop_assert!(is_json, "{response:?}");
-                if let Ok(response) = response {
-                    same_bids(&response, &value)?;
-                }
-            }
-            // A number that is JSON, but too large for a float.
-            Err(error) if error.to_string().starts_with("number out of range") => {}
-            Err(error) => prop_assert!(!is_json || body.trim_ascii().is_empty(), "{error}"),
-        }
+        targets::response::check_with(limits(), &body);
     }
 }
 
-/// What is taken of an answer's bids is what serde_json reads there. A document with a name that comes twice is left out:
-/// serde_json keeps the last.
-fn same_bids(response: &BidResponse<'_>, value: &Value) -> Result<(), TestCaseError> {
-    let seats = value["seatbid"].as_array().map_or(&[][..], |seats| seats);
-    prop_assert_eq!(response.seats.len(), seats.len());
-    prop_assert_eq!(response.id, value["id"].as_str());
-    for (seat, value) in response.seats.iter().zip(seats) {
-        let named = |seat: &&str| !seat.is_empty();
-        prop_assert_eq!(seat.seat, value["seat"].as_str().filter(named));
-        let bids = value["bid"].as_array().map_or(0, Vec::len);
-        prop_assert!(seat.bids.len() == bids || seat.has_bad_bids);
+/// serde_json ends at a depth of 128.
+fn limits() -> Limits {
+    Limits {
+        depth_max: 100,
+        ..Limits::default()
     }
-    for (_, bid) in response.bids() {
-        let arena = Bump::new();
-        let value: Value = serde_json::from_slice(bid.raw).unwrap();
-        prop_assert_eq!(Some(bid.id), value["id"].as_str());
-        prop_assert_eq!(Some(bid.impid), value["impid"].as_str());
-        prop_assert_eq!(&bid.raw[bid.price_span.range()], bid.price.as_bytes());
-        prop_assert_eq!(Some(number(bid.price.as_bytes())), value["price"].as_f64());
-        prop_assert_eq!(bid.adomain.to_vec(), texts(&value["adomain"]));
-        let text = |text: Option<StringText<'_>>| text.map(|text| text.unescape(&arena).to_owned());
-        let given = |name: &str| {
-            value[name]
-                .as_str()
-                .filter(|text| !text.is_empty())
-                .map(str::to_owned)
-        };
-        prop_assert_eq!(bid.dealid.map(str::to_owned), given("dealid"));
-        prop_assert_eq!(text(bid.adm), given("adm"));
-        prop_assert_eq!(text(bid.nurl), given("nurl"));
-        prop_assert_eq!(text(bid.burl), given("burl"));
-        prop_assert_eq!(text(bid.lurl), given("lurl"));
-        let whole = |name: &str| value[name].as_f64();
-        prop_assert_eq!(bid.mtype.map(f64::from), whole("mtype"));
-        prop_assert_eq!(bid.dur_s.map(f64::from), whole("dur"));
-    }
-    Ok(())
-}
-
-/// What the auction reads is what serde_json reads.
-fn same_values(request: &BidRequest<'_>, value: &Value) -> Result<(), TestCaseError> {
-    prop_assert_eq!(Some(request.id), value["id"].as_str());
-    prop_assert_eq!(
-        serde_json::from_slice::<String>(request.id_raw).unwrap(),
-        request.id
-    );
-    let tmax_ms = value["tmax"].as_f64().map(|tmax| tmax.min(f64::from(u32::MAX)));
-    prop_assert_eq!(request.tmax_ms.map(f64::from), tmax_ms);
-    prop_assert_eq!(request.cur.to_vec(), texts(&value["cur"]));
-    prop_assert_eq!(request.wseat.to_vec(), texts(&value["wseat"]));
-    let imps = value["imp"].as_array().unwrap();
-    prop_assert_eq!(request.imps.len(), imps.len());
-    for (imp, value) in request.imps.iter().zip(imps) {
-        prop_assert_eq!(Some(imp.id), value["id"].as_str());
-        prop_assert_eq!(
-            imp.floor.map(|floor| number(floor.as_bytes())),
-            value["bidfloor"].as_f64()
-        );
-        prop_assert_eq!(
-            imp.floor_cur,
-            value["bidfloorcur"]
-                .as_str()
-                .filter(|currency| !currency.is_empty())
-        );
-        let deals = value["pmp"]["deals"].as_array().map_or(&[][..], |deals| deals);
-        prop_assert_eq!(imp.deals.len(), deals.len());
-        for (deal, value) in imp.deals.iter().zip(deals) {
-            prop_assert_eq!(Some(deal.id), value["id"].as_str());
-            prop_assert_eq!(
-                deal.floor.map(|floor| number(floor.as_bytes())),
-                value["bidfloor"].as_f64()
-            );
-        }
-    }
-    Ok(())
-}
-
-/// The body for a DSP is the same document but for `tmax`, and the same bytes around it.
-fn splices(request: &BidRequest<'_>, tmax_ms: u32) -> Result<(), TestCaseError> {
-    let arena = Bump::new();
-    let sent = Splice::new(request).encode(tmax_ms, &arena);
-    let before: Map<String, Value> = serde_json::from_slice(request.raw).unwrap();
-    let after: Map<String, Value> = serde_json::from_slice(sent).unwrap();
-    let mut wanted = before.clone();
-    wanted.insert("tmax".to_owned(), tmax_ms.into());
-    prop_assert_eq!(after, wanted);
-    let same = |(a, b): &(&u8, &u8)| a == b;
-    let head = request.raw.iter().zip(sent).take_while(same).count();
-    let tail = request
-        .raw
-        .iter()
-        .rev()
-        .zip(sent.iter().rev())
-        .take_while(same)
-        .count();
-    let changed = sent.len().saturating_sub(head + tail);
-    prop_assert!(
-        changed <= r#""tmax":4294967295,"#.len(),
-        "{changed} bytes changed"
-    );
-    Ok(())
-}
-
-fn texts(list: &Value) -> Vec<&str> {
-    list.as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect()
-}
-
-/// By serde_json too: it rounds some numbers of 16 digits to another float than the standard library does, which is one
-/// reason why prices stay text.
-fn number(text: &[u8]) -> f64 {
-    serde_json::from_slice(text).unwrap()
 }
 
 /// Small ones, so that a change is likely to hit something.

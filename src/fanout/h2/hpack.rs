@@ -8,14 +8,14 @@ use crate::fanout::digits::decimal;
 use crate::fanout::dsp::DspOptions;
 
 /// Of a decoded header list, with 32 bytes for each field as RFC 9113 §6.5.2 counts: what HTTP/1.1 heads are allowed.
-pub(super) const LIST_BYTES_MAX: usize = 16 << 10;
+pub const LIST_BYTES_MAX: usize = 16 << 10;
 
 /// What a field costs beyond its text (RFC 7541 §4.1).
 const FIELD_OVERHEAD_BYTES: usize = 32;
 
 /// Why a header block was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BlockError {
+pub enum BlockError {
     /// It cannot be decoded: the connection is at fault (RFC 9113 §4.3).
     Malformed(&'static str),
     /// It is longer than allowed: this stream is at fault.
@@ -26,14 +26,17 @@ use BlockError::Malformed;
 
 /// The strings of one block that do not stand in it plainly; kept by the connection for their memory.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub struct Scratch {
     name: Vec<u8>,
     value: Vec<u8>,
 }
 
 /// Decodes one header block: `read` says what a field means by its name and value, `each` is told so, field by field.
 /// What `read` says must depend on name and value alone: fields of the last block are not read again, see [`Known`].
-pub(super) fn decode<M: Copy>(
+///
+/// # Errors
+/// [`BlockError`]. Fields before the fault have been told then.
+pub fn decode<M: Copy>(
     mut input: &[u8],
     scratch: &mut Scratch,
     known: &mut Known<M>,
@@ -121,7 +124,7 @@ impl<M> Field<M> {
 /// answer to the next most of them are the same to the byte: all of a no-bid's within a second. The table being empty, the same
 /// bytes mean the same field, so a field that stands where it stood in the last block is not read again.
 #[derive(Debug)]
-pub(super) struct Known<M> {
+pub struct Known<M> {
     fields: Vec<KnownField<M>>,
 }
 

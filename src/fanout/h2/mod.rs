@@ -7,7 +7,7 @@
 
 mod connection;
 mod frame;
-mod hpack;
+pub mod hpack;
 mod huffman;
 mod streams;
 

@@ -1,0 +1,4 @@
+//! See `targets::config`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::config::check(input));

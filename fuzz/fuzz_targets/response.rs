@@ -1,0 +1,4 @@
+//! See `targets::response`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::response::check(input));
