@@ -23,6 +23,8 @@ mod bidding;
 mod chance;
 #[path = "sim/network.rs"]
 mod network;
+#[path = "sim/trace.rs"]
+mod trace;
 #[path = "sim/twin.rs"]
 mod twin;
 #[path = "sim/world.rs"]
@@ -75,6 +77,16 @@ fn every_world_keeps_the_promises() {
             count * 20 > seeds,
             "{what} happened only {count} times in {seeds} worlds"
         );
+    }
+}
+
+/// A world is its seed and nothing else: else a failure could not be played again.
+#[test]
+fn the_same_seed_plays_the_same_world() {
+    quieten_expected_panics();
+    for seed in 0..100 {
+        let trace = || play(seed).trace();
+        assert_eq!(trace(), trace(), "seed {seed}");
     }
 }
 

@@ -14,6 +14,10 @@ pub(crate) struct Asked {
     /// OpenRTB's `at`, where given.
     pub(crate) at: Option<u8>,
     pub(crate) tmax: Option<Duration>,
+    /// Breaks a rule of OpenRTB, and is to be refused.
+    pub(crate) is_invalid: bool,
+    /// How much markup each bid for it has.
+    pub(crate) markup_bytes: usize,
 }
 
 /// A bid that the exchange has to take.
@@ -44,10 +48,16 @@ impl Asked {
                 _ => None,
             },
             tmax: (!chance.permille(300)).then(|| Duration::from_millis(chance.between(5, 150))),
+            is_invalid: chance.permille(20),
+            // Of the longest, three are more than a fan-out holds before it reads them.
+            markup_bytes: if chance.permille(15) { 24 << 10 } else { 1 },
         }
     }
 
     pub(crate) fn body(&self) -> Vec<u8> {
+        if self.is_invalid {
+            return format!(r#"{{"id":"{}","imp":[]}}"#, self.id).into_bytes();
+        }
         let mut body = format!(r#"{{"id":"{}","imp":["#, self.id);
         for (imp, floor) in self.floors.iter().enumerate() {
             let comma = if imp > 0 { "," } else { "" };
@@ -72,7 +82,8 @@ impl Asked {
 
 impl Answered {
     /// Some bids, no bid in one of its forms, or something that is no answer to this request.
-    pub(crate) fn draw(chance: &mut Chance, request: &str, imps: usize, dsp: usize) -> Self {
+    pub(crate) fn draw(chance: &mut Chance, asked: &Asked, dsp: usize) -> Self {
+        let request = &asked.id;
         let no_bids = |status, body: String| Self {
             status,
             body: body.into_bytes(),
@@ -91,24 +102,26 @@ impl Answered {
                 r#"{"id":"another","seatbid":[{"bid":[{"id":"x","impid":"0","price":99,"adm":"x"}]}]}"#
                     .to_owned(),
             ),
-            _ => Self::with_bids(chance, request, imps, dsp),
+            _ => Self::with_bids(chance, asked, dsp),
         }
     }
 
-    fn with_bids(chance: &mut Chance, request: &str, imps: usize, dsp: usize) -> Self {
+    fn with_bids(chance: &mut Chance, asked: &Asked, dsp: usize) -> Self {
+        let request = &asked.id;
         let bids: Vec<Bid> = (0..chance.between(1, 3))
             .map(|_| Bid {
-                imp: chance.index(imps),
+                imp: chance.index(asked.floors.len()),
                 // Few prices, so that there are ties and bids at the floor.
                 micros: i64::try_from(chance.below(12) * 250_000).unwrap(),
             })
             .collect();
+        let markup = "x".repeat(asked.markup_bytes);
         let mut body = format!(r#"{{"id":"{request}","seatbid":[{{"bid":["#);
         for (position, bid) in bids.iter().enumerate() {
             let comma = if position > 0 { "," } else { "" };
             write!(
                 body,
-                r#"{comma}{{"id":"{dsp}-{position}","impid":"{}","price":{},"adm":"x"}}"#,
+                r#"{comma}{{"id":"{dsp}-{position}","impid":"{}","price":{},"adm":"{markup}"}}"#,
                 bid.imp,
                 decimal(bid.micros)
             )

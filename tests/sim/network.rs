@@ -1,22 +1,24 @@
 //! The network of a world: carries calls to DSPs that answer when and how they like, on the world's clock.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use corebid::clock::Instant;
 use corebid::fanout::{CallFailure, Gatherings, Outgoing, Reply, Ticket, Transport};
+use corebid::net::gzip::gunzip;
 
 use crate::bidding::{Answered, Asked, Bid};
 use crate::chance::Chance;
+use crate::trace::Trace;
 
 /// What a call says when it makes us panic.
 pub(crate) const PANIC: &str = "simulated";
 
 /// How a DSP behaves in this world.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Temper {
+struct Temper {
     /// Half of its answers take longer.
     median: Duration,
     /// Of a thousand calls: those that fail, are not answered in time, cannot be started, and make us panic.
@@ -27,7 +29,7 @@ pub(crate) struct Temper {
 }
 
 impl Temper {
-    pub(crate) fn draw(chance: &mut Chance) -> Self {
+    fn draw(chance: &mut Chance) -> Self {
         let mut share = |of_ten: u64, most: u64| {
             if chance.below(10) < of_ten {
                 chance.below(most)
@@ -65,11 +67,14 @@ enum Ends {
 #[derive(Debug, Default)]
 pub(crate) struct Arrived {
     /// By DSP: its bids, in their order.
-    pub(crate) bids: HashMap<usize, Vec<Bid>>,
+    pub(crate) bids: BTreeMap<usize, Vec<Bid>>,
     /// When the fan-out began.
     pub(crate) asked_at: Option<Instant>,
     /// A call of it made us panic.
     pub(crate) panicked: bool,
+    /// Calls whose end has not come, and when that of the last one came.
+    pub(crate) under_way: usize,
+    pub(crate) last_end_at: Option<Instant>,
 }
 
 pub(crate) struct Network {
@@ -78,7 +83,10 @@ pub(crate) struct Network {
     clock: Rc<Cell<Instant>>,
     gatherings: Rc<Gatherings>,
     under_way: RefCell<Vec<Under>>,
-    requests: RefCell<HashMap<String, (Asked, Arrived)>>,
+    requests: RefCell<BTreeMap<String, (Asked, Arrived)>>,
+    trace: Rc<Trace>,
+    /// By DSP, without retries.
+    pub(crate) calls: RefCell<Vec<u64>>,
     pub(crate) distrusted: Cell<u64>,
     pub(crate) late: Cell<u64>,
     pub(crate) retried: Cell<u64>,
@@ -90,8 +98,11 @@ impl Network {
         dsps: usize,
         clock: Rc<Cell<Instant>>,
         gatherings: Rc<Gatherings>,
+        trace: Rc<Trace>,
     ) -> Self {
         Self {
+            trace,
+            calls: RefCell::new(vec![0; dsps]),
             tempers: (0..dsps).map(|_| Temper::draw(&mut chance)).collect(),
             chance: RefCell::new(chance),
             clock,
@@ -155,6 +166,7 @@ impl Network {
                     arrived.bids.insert(under.dsp, answered.bids);
                 }
                 let mut body = self.gatherings.buffer();
+                assert!(body.is_empty());
                 body.extend_from_slice(&answered.body);
                 Ok(Reply {
                     status: answered.status,
@@ -163,10 +175,22 @@ impl Network {
                 })
             }
         };
+        self.ended(&under.request, now);
+        let said = result.as_ref().map(|reply| (reply.status, reply.body.len()));
+        let (request, dsp) = (&under.request, under.dsp);
+        self.trace
+            .note(now, format_args!("{request} at {dsp}: {said:?}, late {is_late}"));
         self.gatherings.complete(under.ticket, now, result);
     }
 
-    fn ends(&self, call: &Outgoing<'_>, request: &str, imps: usize) -> (Duration, Ends) {
+    fn ended(&self, request: &str, now: Instant) {
+        if let Some((_, arrived)) = self.requests.borrow_mut().get_mut(request) {
+            arrived.under_way -= 1;
+            arrived.last_end_at = Some(now);
+        }
+    }
+
+    fn ends(&self, call: &Outgoing<'_>, asked: &Asked) -> (Duration, Ends) {
         let dsp = call.dsp.index();
         let temper = self.tempers[dsp];
         let mut chance = self.chance.borrow_mut();
@@ -188,32 +212,40 @@ impl Network {
         } else {
             takes
         };
-        (
-            takes,
-            Ends::Answered(Answered::draw(&mut chance, request, imps, dsp)),
-        )
+        (takes, Ends::Answered(Answered::draw(&mut chance, asked, dsp)))
     }
 }
 
 impl Transport for Network {
     fn start(&self, call: Outgoing<'_>, ticket: Ticket, now: Instant) -> Result<(), CallFailure> {
         assert_eq!(now, self.clock.get());
-        let document: serde_json::Value = serde_json::from_slice(call.body).unwrap();
+        let mut unpacked = Vec::new();
+        let body = if call.body.starts_with(&[0x1f, 0x8b]) {
+            gunzip(call.body, &mut unpacked, 4096).unwrap();
+            &unpacked
+        } else {
+            call.body
+        };
+        let document: serde_json::Value = serde_json::from_slice(body).unwrap();
         let request = document["id"].as_str().unwrap().to_owned();
-        let imps = {
+        let asked = {
             let mut requests = self.requests.borrow_mut();
             let (asked, arrived) = requests.get_mut(&request).unwrap();
             arrived.asked_at.get_or_insert(now);
+            arrived.under_way += 1;
             let told = Duration::from_millis(document["tmax"].as_u64().unwrap());
             let left = call.due_at.since(arrived.asked_at.unwrap());
             assert!(
                 told <= left && left < told + Duration::from_millis(1),
                 "a DSP is told what it has, {told:?} of {left:?}"
             );
-            asked.floors.len()
+            asked.clone()
         };
         if call.fresh {
+            assert!(now < call.due_at, "a call without time is retried");
             self.retried.set(self.retried.get() + 1);
+        } else {
+            self.calls.borrow_mut()[call.dsp.index()] += 1;
         }
         let temper = self.tempers[call.dsp.index()];
         if self.chance.borrow_mut().permille(temper.panics) {
@@ -221,9 +253,10 @@ impl Transport for Network {
             std::panic::panic_any(PANIC);
         }
         if self.chance.borrow_mut().permille(temper.refuses) {
+            self.ended(&request, now);
             return Err(CallFailure::Throttled);
         }
-        let (takes, ends) = self.ends(&call, &request, imps);
+        let (takes, ends) = self.ends(&call, &asked);
         self.under_way.borrow_mut().push(Under {
             at: now.after(takes),
             dsp: call.dsp.index(),

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -13,17 +13,20 @@ use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, TICK, Timers};
 use corebid::fanout::{DspId, DspOptions, DspSet, Fanout, Gatherings, Protocol, Target};
 use corebid::money::{Cpm, Currency, RateTable};
-use corebid::openrtb::Validation;
+use corebid::openrtb::{Invalid, Validation};
 use corebid::orchestration::{Options, Orchestrator, Outcome, Panicked, isolate};
-use corebid::telemetry::{self, Recorder, Roster};
+use corebid::telemetry::{self, Merged, Recorder, Roster, prometheus};
 
 use crate::bidding::Asked;
 use crate::chance::Chance;
-use crate::network::Network;
+use crate::network::{Arrived, Network};
+use crate::trace::Trace;
 use crate::twin;
 
 /// A clock that begins at zero would hide a subtraction too many.
-const BEGINNING: Duration = Duration::from_secs(1000);
+pub(crate) fn beginning() -> Instant {
+    Instant::from_nanos(0).after(Duration::from_secs(1000))
+}
 
 const MARGIN: Duration = Duration::from_millis(3);
 
@@ -39,10 +42,14 @@ pub(crate) struct Tally {
     distrusted: u64,
     ended_by_deadline: u64,
     reloaded: u64,
+    refused: u64,
+    counted: u64,
+    /// Of all worlds together.
+    trace: u64,
 }
 
 impl Tally {
-    pub(crate) fn each(self) -> [(&'static str, u64); 9] {
+    pub(crate) fn each(self) -> [(&'static str, u64); 11] {
         [
             ("sold", self.sold),
             ("nothing sold", self.nothing_sold),
@@ -53,6 +60,8 @@ impl Tally {
             ("a wrong id", self.distrusted),
             ("a deadline", self.ended_by_deadline),
             ("a reload", self.reloaded),
+            ("a refusal", self.refused),
+            ("calls counted", self.counted),
         ]
     }
 
@@ -66,11 +75,18 @@ impl Tally {
         self.distrusted += other.distrusted;
         self.ended_by_deadline += other.ended_by_deadline;
         self.reloaded += other.reloaded;
+        self.refused += other.refused;
+        self.counted += other.counted;
+        self.trace = self.trace.wrapping_add(other.trace);
+    }
+
+    pub(crate) fn trace(self) -> u64 {
+        self.trace
     }
 }
 
 type Exchange = Orchestrator<Rc<Network>>;
-type Answer = Result<Outcome, Panicked>;
+type Answer = Result<Result<Outcome, Invalid>, Panicked>;
 
 /// A request from its arrival to its answer.
 struct Request {
@@ -93,7 +109,7 @@ impl Wake for Flag {
 
 pub(crate) struct World {
     seed: u64,
-    tells: bool,
+    trace: Rc<Trace>,
     chance: Chance,
     clock: Rc<Cell<Instant>>,
     alarm: Rc<Cell<Instant>>,
@@ -101,8 +117,11 @@ pub(crate) struct World {
     gatherings: Rc<Gatherings>,
     network: Rc<Network>,
     recorder: Rc<Recorder>,
-    /// The one that new requests meet is the last; those before it have been reloaded away and finish what they have.
-    exchanges: Vec<(Rc<Exchange>, Rules, Duration)>,
+    merged: Merged,
+    /// The one that new requests meet.
+    exchange: Option<(Rc<Exchange>, Rules, Duration)>,
+    /// Those that have been reloaded away finish what they have.
+    former: Vec<Weak<Exchange>>,
     dsps: usize,
     requests: Vec<Request>,
     /// Turns of this world may take so long.
@@ -113,7 +132,8 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, tells: bool) -> Self {
         let mut chance = Chance::new(seed);
-        let clock = Rc::new(Cell::new(Instant::from_nanos(0).after(BEGINNING)));
+        let clock = Rc::new(Cell::new(beginning()));
+        let trace = Rc::new(Trace::new(tells));
         let alarm = Rc::new(Cell::new(Instant::FAR_FUTURE));
         let (reads, rings) = (Rc::clone(&clock), Rc::clone(&alarm));
         let timers = Timers::new(move || reads.get(), move |at| rings.set(at));
@@ -124,12 +144,13 @@ impl World {
             dsps,
             Rc::clone(&clock),
             Rc::clone(&gatherings),
+            Rc::clone(&trace),
         );
         let roster = Roster::new((0..dsps).map(|dsp| format!("dsp{dsp}")).collect(), "USD");
-        let (recorders, _merged) = telemetry::channel(1);
+        let (recorders, merged) = telemetry::channel(1);
         let mut world = Self {
             seed,
-            tells,
+            trace,
             stall_max: match chance.below(4) {
                 0 => Duration::from_millis(20),
                 1 => Duration::from_millis(1),
@@ -142,7 +163,9 @@ impl World {
             gatherings,
             network: Rc::new(network),
             recorder: Rc::new(recorders.recorder(0, &Arc::new(roster))),
-            exchanges: Vec::new(),
+            merged,
+            exchange: None,
+            former: Vec::new(),
             dsps,
             requests: Vec::new(),
             tally: Tally::default(),
@@ -194,6 +217,10 @@ impl World {
     fn turn(&mut self, at: Instant) {
         self.clock.set(at);
         self.stall();
+        self.note(format_args!(
+            "a turn, of which {:?} are late",
+            self.now().since(at)
+        ));
         self.hang_up();
         // The shard takes its sockets first. What counts must not depend on it.
         if self.chance.permille(500) {
@@ -213,7 +240,7 @@ impl World {
         }
     }
 
-    /// A new configuration: other rules, other times. What is in flight finishes by the old one.
+    /// A new configuration: other rules, other times, other DSPs. What is in flight finishes by the old one.
     fn reload(&mut self) {
         let rules = Rules {
             floor_rule: if self.chance.permille(500) {
@@ -233,6 +260,7 @@ impl World {
                 asked.insert(self.chance.index(asked.len() + 1), (id, self.dsp_options(dsp)));
             }
         }
+        let dsps_count = asked.len();
         let fanout = Fanout::new(
             DspSet::new(asked),
             Rc::clone(&self.network),
@@ -248,19 +276,20 @@ impl World {
             validation: Validation::default(),
             writes_no_bid: false,
         };
-        let exchange = match self.exchanges.last() {
+        self.note(format_args!("{rules:?}, {deadline:?}, {dsps_count} DSPs"));
+        let exchange = match &self.exchange {
             None => Orchestrator::new(
                 options,
                 fanout,
                 Rc::clone(&self.timers),
                 Rc::clone(&self.recorder),
             ),
-            Some((before, ..)) => {
-                self.tally.reloaded += 1;
-                before.successor(options, fanout)
-            }
+            Some((before, ..)) => before.successor(options, fanout),
         };
-        self.exchanges.push((Rc::new(exchange), rules, deadline));
+        if let Some((former, ..)) = self.exchange.replace((Rc::new(exchange), rules, deadline)) {
+            self.former.push(Rc::downgrade(&former));
+            self.tally.reloaded += 1;
+        }
     }
 
     fn dsp_options(&mut self, dsp: usize) -> DspOptions {
@@ -277,25 +306,22 @@ impl World {
             connections_max: 1,
             connections_warm: 0,
             response_bytes_max: 256 << 10,
-            gzip: false,
+            gzip: self.chance.permille(200),
         }
     }
 
     fn arrive(&mut self, number: usize) {
         let asked = Asked::draw(&mut self.chance, number);
-        let (exchange, rules, cap) = self.exchanges.last().unwrap();
+        let (exchange, rules, cap) = self.exchange.as_ref().unwrap();
         let (exchange, rules) = (Rc::clone(exchange), *rules);
         let allowed = asked
             .tmax
             .map_or(*cap, |tmax| tmax.saturating_sub(MARGIN).min(*cap));
         let arrival = self.now();
-        self.tell(&format!("{asked:?} arrives, has {allowed:?}"));
+        self.note(format_args!("{asked:?} arrives, has {allowed:?}"));
         self.network.announce(asked.clone());
         let body = asked.body();
-        let task = async move {
-            let answer = isolate(exchange.orchestrate(arrival, &body)).await?;
-            Ok(answer.unwrap_or_else(|invalid| panic!("a valid request is refused: {invalid}")))
-        };
+        let task = async move { isolate(exchange.orchestrate(arrival, &body)).await };
         let patience = self.chance.micros(0, 80_000);
         self.requests.push(Request {
             asked,
@@ -323,15 +349,7 @@ impl World {
         if let Poll::Ready(answer) = request.task.as_mut().poll(&mut Context::from_waker(&waker)) {
             let request = self.requests.swap_remove(picked);
             self.check(request, answer);
-            // Each waits on one timer, and each fan-out has one.
-            assert!(
-                self.timers.waiting() <= self.requests.len(),
-                "a timer is left behind"
-            );
-            assert!(
-                self.gatherings.open_count() <= self.requests.len(),
-                "a fan-out is left behind"
-            );
+            self.check_that_nothing_is_held_for_nobody();
         }
         true
     }
@@ -342,6 +360,7 @@ impl World {
         self.requests
             .retain(|request| request.hangs_up_at.is_none_or(|at| at > now));
         self.tally.hung_up += (before - self.requests.len()) as u64;
+        self.check_that_nothing_is_held_for_nobody();
     }
 
     fn check(&mut self, request: Request, answer: Answer) {
@@ -354,7 +373,13 @@ impl World {
         } = request;
         let arrived = self.network.arrived(&asked.id);
         let took = self.now().since(arrival);
-        self.tell(&format!("{} answered after {took:?}: {answer:?}", asked.id));
+        let said = match &answer {
+            Ok(Ok(Outcome::Response(response))) => std::str::from_utf8(response).unwrap(),
+            Ok(Ok(Outcome::NoBid)) => "no bid",
+            Ok(Err(_)) => "refused",
+            Err(_) => "panicked",
+        };
+        self.note(format_args!("{} answered after {took:?}: {said}", asked.id));
         // One stall before the wheel is looked at.
         let latest = deadline.after(TICK + self.stall_max);
         assert!(
@@ -371,10 +396,21 @@ impl World {
             arrived.panicked,
             "a panic costs its request and no other"
         );
-        let Ok(outcome) = answer else {
+        let Ok(answer) = answer else {
             self.tally.panicked += 1;
             return;
         };
+        assert_eq!(
+            answer.is_err(),
+            asked.is_invalid,
+            "what breaks a rule is refused, and nothing else"
+        );
+        let Ok(outcome) = answer else {
+            assert!(took.is_zero() && arrived.asked_at.is_none(), "nobody is asked");
+            self.tally.refused += 1;
+            return;
+        };
+        self.check_that_it_did_not_dawdle(&arrived, arrival);
         let expected = twin::sell(&asked, &arrived, &rules);
         match outcome {
             Outcome::NoBid => {
@@ -392,29 +428,71 @@ impl World {
         }
     }
 
+    /// Who has heard of every call it made waits for nothing more.
+    fn check_that_it_did_not_dawdle(&self, arrived: &Arrived, arrival: Instant) {
+        if arrived.under_way == 0 {
+            let last = arrived.last_end_at.unwrap_or(arrival);
+            assert_eq!(self.now(), last, "all had answered at {last:?}");
+        }
+    }
+
+    fn check_that_nothing_is_held_for_nobody(&self) {
+        let requests = self.requests.len();
+        // Each waits on one timer, and each fan-out has one.
+        assert!(self.timers.waiting() <= requests, "a timer is left behind");
+        assert!(
+            self.gatherings.open_count() <= requests,
+            "a fan-out is left behind"
+        );
+        // All configurations lend from one pool.
+        let lent = self
+            .exchange
+            .as_ref()
+            .map_or(0, |(exchange, ..)| exchange.arenas_lent());
+        assert!(lent <= requests, "an arena is left behind");
+    }
+
     fn check_that_nothing_is_left(mut self) -> Tally {
         let seed = self.seed;
         assert!(
             self.requests.is_empty(),
             "seed {seed}: requests without an answer"
         );
-        assert_eq!(self.gatherings.open_count(), 0, "seed {seed}: fan-outs under way");
-        assert_eq!(self.timers.waiting(), 0, "seed {seed}: timers");
-        for (exchange, ..) in &self.exchanges {
-            assert_eq!(exchange.arenas_lent(), 0, "seed {seed}: arenas");
-        }
+        self.check_that_nothing_is_held_for_nobody();
+        let former = self.former.iter().filter(|former| former.strong_count() > 0);
+        assert_eq!(former.count(), 0, "configurations that nobody uses");
         self.tally.late = self.network.late.get();
         self.tally.retried = self.network.retried.get();
         self.tally.distrusted = self.network.distrusted.get();
+        self.tally.trace = self.trace.hash();
+        // Writing them all takes longer than most worlds.
+        if seed.is_multiple_of(64) {
+            self.check_counts();
+        }
         self.tally
     }
 
-    fn tell(&self, what: &str) {
-        if self.tells {
-            println!(
-                "{:>12?} {what}",
-                self.now().since(Instant::from_nanos(0).after(BEGINNING))
+    /// Each call has one outcome; those of a request that panicked or whose SSP hung up may have had none yet.
+    fn check_counts(&mut self) {
+        assert!(self.recorder.publish());
+        self.merged.collect();
+        let metrics = prometheus::render(&self.merged, prometheus::Format::Text);
+        let exactly = self.tally.panicked + self.tally.hung_up == 0;
+        for (dsp, calls) in self.network.calls.borrow().iter().enumerate() {
+            let of_dsp = format!("corebid_dsp_calls_total{{dsp=\"dsp{dsp}\"");
+            let counts = metrics.lines().filter(|line| line.starts_with(&of_dsp));
+            let outcomes: u64 = counts
+                .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+                .sum();
+            assert!(
+                outcomes <= *calls && (outcomes == *calls || !exactly),
+                "dsp{dsp}: {outcomes} outcomes of {calls} calls"
             );
+            self.tally.counted += calls;
         }
+    }
+
+    fn note(&self, what: std::fmt::Arguments<'_>) {
+        self.trace.note(self.now(), what);
     }
 }
