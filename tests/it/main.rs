@@ -32,5 +32,6 @@ mod readers;
 mod reload;
 mod scenarios;
 mod scripted;
+mod soak;
 mod tls;
 mod warm;

@@ -150,6 +150,7 @@ fn each_scenario_expects_what_its_profile_does() {
         "reference",
         "reference-h2",
         "slow-dsp",
+        "soak",
         "spike",
         "steady",
     ];
@@ -226,6 +227,25 @@ fn flapping_dsp() {
     let (stage, report) = run("flapping-dsp", 4.0);
     phases(&report, &["alive", "dead", "alive again"]);
     assert!(stage.dsps.counts(6).requests < stage.dsps.counts(5).requests);
+}
+
+#[test]
+fn soak() {
+    let (stage, report) = run("soak", 6.0);
+    phases(
+        &report,
+        &["quiet", "connections break", "answers are wrong or late", "spike"],
+    );
+    for dsp in 16..23 {
+        assert_eq!(stage.dsps.counts(dsp).faults, 0);
+    }
+    // The sixth refuses: nobody gets so far as to ask it.
+    for dsp in (0..16).filter(|dsp| *dsp != 5) {
+        assert!(
+            stage.dsps.counts(dsp).faults > 0,
+            "{dsp} has a fault, not only in writing"
+        );
+    }
 }
 
 #[test]

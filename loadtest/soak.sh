@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Plays loadtest/scenarios/soak.toml (faults, a spike, quiet) over and over on one exchange, reloads it meanwhile, and looks
+# at whether its memory, its descriptors or its latency grow: loadtest/soak.sh [options] [MINUTES]. Writes what it saw to
+# --out as tables, a picture and a verdict in markdown. Exits with 1 if something grew, an answer was wrong or the exchange did not live.
+#
+# SSPs speak HTTP/1.1 and HTTP/2 in turns, half of the DSPs either. A reload changes the limits of every DSP and back, by
+# POST /reload; an exchange that knows none is soaked without. What counts is how the exchange is after a quarter of the time,
+# when every buffer has met its largest. Needs bash, jq, curl, Python 3, and two programs that are built unless --bin is given.
+set -euo pipefail
+
+usage() {
+    cat <<'USAGE'
+Usage: loadtest/soak.sh [options] [MINUTES]
+  MINUTES            how long                                    [20]
+  --round S          seconds of each round of the scenario       [60]
+  --rate R           requests a second, four times that in a spike [100]
+  --reload S         seconds between two reloads; 0 for none     [5]
+  --every S          seconds between two looks                   [2]
+  --port N           first of 25 ports: exchange, admin port, DSPs [18080]
+  --out DIR          where to write to                           [target/soak]
+  --bin DIR          where corebid and corebid-loadtest are      [build them: target/release]
+USAGE
+}
+
+command="loadtest/soak.sh $*"
+minutes=20 round=60 rate=100 reload=5 every=2 port=18080 out=target/soak bin=''
+while (($#)); do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --round | --rate | --reload | --every | --port | --out | --bin)
+            (($# > 1)) || { usage >&2; exit 2; }
+            declare "${1#--}=$2"
+            shift 2
+            ;;
+        -*) usage >&2; exit 2 ;;
+        *) minutes=$1; shift ;;
+    esac
+done
+[[ -z $bin ]] || bin=$(realpath "$bin")
+out=$(realpath -m "$out")
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ -z $bin ]]; then
+    cargo build --release --locked --quiet -p corebid -p corebid-loadtest
+    bin=$PWD/target/release
+fi
+for tool in jq curl python3 "$bin"/{corebid,corebid-loadtest}; do
+    command -v "$tool" >/dev/null || { echo "soak.sh: $tool is missing" >&2; exit 2; }
+done
+mkdir -p "$out"
+rm -f "$out"/{samples.tsv,rounds.tsv,exchange.log,dsps.log}
+
+readonly admin=http://127.0.0.1:$((port + 1))
+# As the profile, but for ports, odd DSPs over HTTP/1.1, and as many connections as told.
+configuration() {
+    awk -v port="$port" -v connections="$1" '
+        /^listen = / { print "listen = \"127.0.0.1:" port "\""; next }
+        /^admin = / { print "admin = \"127.0.0.1:" port + 1 "\""; next }
+        /^endpoint = / { dsp++; print "endpoint = \"http://127.0.0.1:" port + 1 + dsp "/bid\""; next }
+        /^protocol = / { print "protocol = \"" (dsp % 2 ? "h1" : "h2") "\""; next }
+        /^max_connections = / { print "max_connections = " (dsp % 2 ? 16 * connections : connections); next }
+        { print }' profiles/reference-h2.toml >"$out/soak.toml.new"
+    mv "$out/soak.toml.new" "$out/soak.toml"
+}
+
+pids=()
+stop_all() {
+    for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
+        kill "${pids[i]}" 2>/dev/null || continue
+        wait "${pids[i]}" 2>/dev/null || true
+    done
+    pids=()
+}
+trap stop_all EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+configuration 4
+"$bin/corebid-loadtest" dsps --scenario loadtest/scenarios/soak.toml --base-port $((port + 2)) >"$out/dsps.log" 2>&1 &
+pids+=($!)
+"$bin/corebid" serve --config "$out/soak.toml" >"$out/exchange.log" 2>&1 &
+exchange=$!
+pids+=("$exchange")
+for _ in $(seq 300); do
+    [[ $(curl -s -o /dev/null -w '%{http_code}' "$admin/readyz") != 200 ]] || break
+    kill -0 "$exchange" 2>/dev/null || { tail -n 20 "$out/exchange.log" >&2; exit 1; }
+    sleep 0.1
+done
+
+# One line each: seconds, kilobytes, descriptors, reloads so far.
+began=$EPOCHREALTIME
+since() { awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
+look() {
+    local reloads=0 next=$reload connections=4 seconds
+    while kill -0 "$exchange" 2>/dev/null; do
+        seconds=$(since)
+        printf '%s\t%s\t%s\t%s\n' "$seconds" "$(awk '/^VmRSS/ { print $2 }' "/proc/$exchange/status")" \
+            "$(find "/proc/$exchange/fd" -mindepth 1 2>/dev/null | wc -l)" "$reloads" >>"$out/samples.tsv"
+        if ((reload > 0)) && awk -v s="$seconds" -v n="$next" 'BEGIN { exit s < n }'; then
+            next=$((next + reload)) connections=$((9 - connections))
+            configuration "$connections"
+            if [[ $(curl -s -o /dev/null -w '%{http_code}' -X POST "$admin/reload") = 20? ]]; then
+                reloads=$((reloads + 1))
+            fi
+        fi
+        sleep "$every"
+    done
+}
+printf 's\tkB\tdescriptors\treloads\n' >"$out/samples.tsv"
+look &
+pids+=($!)
+
+# One line for each phase of each round.
+printf 's\tprotocol\tphase\trequests\terrors\twrong\tlost\tp50_ms\tp99_ms\n' >"$out/rounds.tsv"
+end=$(awk -v m="$minutes" 'BEGIN { printf "%d", m * 60 }')
+rounds=$((end / (round + 2) > 0 ? end / (round + 2) : 1))
+for ((turn = 1; turn <= rounds; turn++)); do
+    ssp=() name=h1
+    ((turn % 2 == 1)) || { ssp=(--h2-connections 4); name=h2; }
+    "$bin/corebid-loadtest" run --scenario loadtest/scenarios/soak.toml --target "http://127.0.0.1:$port" --rate "$rate" \
+        --duration "$round" "${ssp[@]}" --json >"$out/round.json" 2>"$out/round.log" || true
+    kill -0 "$exchange" 2>/dev/null || { echo "soak.sh: the exchange is gone" >&2; tail -n 20 "$out/exchange.log" >&2; exit 1; }
+    [[ -s $out/round.json ]] || { echo "soak.sh: no report" >&2; cat "$out/round.log" "$out/dsps.log" >&2; exit 1; }
+    # Wrong are auctions that are not right on the bids that were heard; lost are those for which too few were in time.
+    jq -r --arg s "$(since)" --arg name "$name" '.phases[] | .tally as $t | $t.verification as $v | [$s, $name, .name,
+        $t.requests, ($t.requests - ($t.statuses["200"] // 0) - ($t.statuses["204"] // 0)),
+        $v.wrong_winner + $v.wrong_price + $v.unexpected_no_bid + $v.missing_no_bid + $v.malformed - $v.bids_lost,
+        $v.bids_lost, .latency.p50_ms, .latency.p99_ms] | @tsv' "$out/round.json" >>"$out/rounds.tsv"
+    echo "soak.sh: round $turn of $rounds ($name), $(tail -n 1 "$out/samples.tsv" | awk '{ printf "%.1f MB, %d descriptors, %d reloads", $2 / 1024, $3, $4 }')" >&2
+done
+stop_all
+
+status=0
+python3 loadtest/soak.py "$out" || status=$?
+{
+    echo
+    echo "- \`$command\`"
+    echo "- corebid $(git rev-parse --short HEAD 2>/dev/null || echo '?'), $(date -u +%F)"
+    echo "- $(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
+} | tee -a "$out/soak.md"
+exit "$status"
