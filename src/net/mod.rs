@@ -18,10 +18,10 @@ pub mod tls;
 pub use channel::{Channel, Received};
 pub use doorbell::{Doorbell, Hearing};
 pub use listener::{Listener, bind, local_address, refuse_if_taken};
-pub use readiness::{Interest, Readiness, Ready, Watch, sleep_precisely};
+pub use readiness::{Failure, Interest, Readiness, Ready, Watch, sleep_precisely};
 pub use signal::Signal;
 pub use socket::{Progress, Socket};
-pub use stream::HyperStream;
+pub use stream::{HyperStream, Overseer, Unseen};
 #[cfg(test)]
 pub(crate) use tasks::run_as_shard;
 pub use tasks::{ShardExecutor, settle, spawn};

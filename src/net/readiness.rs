@@ -37,6 +37,8 @@ pub struct Ready {
     pub writable: bool,
     /// The peer has closed its side, or the socket failed: read until that shows.
     pub closing: bool,
+    /// It failed: there is nobody to answer any more.
+    pub failed: bool,
 }
 
 /// See the module's description.
@@ -126,6 +128,7 @@ impl Readiness {
                 readable: closing || flags & libc::EPOLLIN != 0,
                 writable: closing || flags & libc::EPOLLOUT != 0,
                 closing,
+                failed: flags & libc::EPOLLERR != 0,
             };
             if token & FOR_TASK == 0 {
                 each(token, ready);
@@ -205,8 +208,10 @@ struct Watched {
     readable: Cell<bool>,
     writable: Cell<bool>,
     closing: Cell<bool>,
+    failed: Cell<bool>,
     reads: RefCell<Option<Waker>>,
     writes: RefCell<Option<Waker>>,
+    hears_failure: RefCell<Option<Waker>>,
 }
 
 impl Default for Watched {
@@ -216,8 +221,10 @@ impl Default for Watched {
             readable: Cell::new(true),
             writable: Cell::new(true),
             closing: Cell::new(false),
+            failed: Cell::new(false),
             reads: RefCell::default(),
             writes: RefCell::default(),
+            hears_failure: RefCell::default(),
         }
     }
 }
@@ -226,6 +233,10 @@ impl Watched {
     fn on_ready(&self, ready: Ready) {
         if ready.closing {
             self.closing.set(true);
+        }
+        if ready.failed {
+            self.failed.set(true);
+            wake(&self.hears_failure);
         }
         if ready.readable {
             self.readable.set(true);
@@ -269,6 +280,24 @@ impl Watch {
     #[must_use]
     pub fn is_closing(&self) -> bool {
         self.watched.closing.get()
+    }
+
+    /// For who has to know when the connection fails, whoever reads and writes it.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        Failure(Rc::clone(&self.watched))
+    }
+}
+
+/// Whether a connection has failed: reset, or nobody there any more. Not its orderly end, after which it can still be
+/// written.
+#[derive(Debug)]
+pub struct Failure(Rc<Watched>);
+
+impl Failure {
+    /// Ready once it has. For one task only.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        poll(&self.0.failed, &self.0.hears_failure, cx)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Sleep, Write};
 use socket2::Socket;
 
-use super::{Readiness, ShardTimer, Watch};
+use super::{Failure, Readiness, ShardTimer, Watch};
 
 /// What every HTTP/2 connection begins with when the client knows beforehand (RFC 9113 §3.4).
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -25,9 +26,35 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 64 << 10;
 const LINGER_READ_BYTES: usize = 4 << 10;
 
+/// Is shown what a peer sends before hyper is, and may have the connection ended.
+pub trait Overseer {
+    /// These bytes came in, after those before.
+    fn saw(&mut self, bytes: &[u8]);
+
+    /// The connection failed, which hyper may take for its end.
+    fn failed(&mut self, error: &io::Error);
+
+    /// What the peer is told with the last bytes it gets, once its connection is to end: nothing more is read then.
+    fn last_words(&mut self) -> Option<Vec<u8>>;
+}
+
+/// Nobody looks.
+#[derive(Debug, Clone, Copy)]
+pub struct Unseen;
+
+impl Overseer for Unseen {
+    fn saw(&mut self, _bytes: &[u8]) {}
+
+    fn failed(&mut self, _error: &io::Error) {}
+
+    fn last_words(&mut self) -> Option<Vec<u8>> {
+        None
+    }
+}
+
 /// A socket of the shard's readiness set behind hyper's traits. Bytes read while the protocol was being told apart come
 /// first.
-pub struct HyperStream {
+pub struct HyperStream<O = Unseen> {
     // Before its socket: a watch must not outlive it.
     watch: Watch,
     socket: Socket,
@@ -36,6 +63,9 @@ pub struct HyperStream {
     /// It is HTTP/2, and so the peer sends on its own account.
     lingers: bool,
     lingering: Option<Lingering>,
+    /// The last write was cut short: what comes next is the rest of it.
+    writes_on: bool,
+    overseer: O,
 }
 
 /// The end of a connection whose own side is closed.
@@ -61,7 +91,17 @@ impl HyperStream {
             ahead_read: 0,
             lingers: false,
             lingering: None,
+            writes_on: false,
+            overseer: Unseen,
         })
+    }
+
+    /// Waits for the first bytes; false when the peer closed without a word.
+    ///
+    /// # Errors
+    /// When the connection was reset.
+    pub async fn hear(&mut self) -> io::Result<bool> {
+        self.read_ahead().await
     }
 
     /// Reads until it is certain whether the client speaks HTTP/2 with prior knowledge. `None` when it closed
@@ -70,17 +110,7 @@ impl HyperStream {
     /// # Errors
     /// When the connection was reset.
     pub async fn speaks_h2(&mut self) -> io::Result<Option<bool>> {
-        let mut buffer = [0; H2_PREFACE.len()];
         loop {
-            let wanted = H2_PREFACE.len() - self.ahead.len();
-            let chunk = &mut buffer[..wanted];
-            let read =
-                poll_fn(|cx| self.poll_receive(cx, |mut socket| io::Read::read(&mut socket, chunk), wanted))
-                    .await?;
-            if read == 0 {
-                return Ok((!self.ahead.is_empty()).then_some(false));
-            }
-            self.ahead.extend_from_slice(&buffer[..read]);
             if !H2_PREFACE.starts_with(&self.ahead) {
                 return Ok(Some(false));
             }
@@ -88,9 +118,68 @@ impl HyperStream {
                 self.lingers = true;
                 return Ok(Some(true));
             }
+            if !self.read_ahead().await? {
+                return Ok((!self.ahead.is_empty()).then_some(false));
+            }
         }
     }
 
+    /// Reads some of what would be the preface; false at the end of the stream.
+    async fn read_ahead(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; H2_PREFACE.len()];
+        let wanted = H2_PREFACE.len() - self.ahead.len();
+        let chunk = &mut buffer[..wanted];
+        let read =
+            poll_fn(|cx| self.poll_receive(cx, |mut socket| io::Read::read(&mut socket, chunk), wanted))
+                .await?;
+        self.ahead.extend_from_slice(&buffer[..read]);
+        Ok(read > 0)
+    }
+
+    /// Shows `overseer` what comes in from now on, beginning with what was read ahead.
+    pub fn overseen_by<O: Overseer>(self, overseer: O) -> HyperStream<O> {
+        HyperStream {
+            watch: self.watch,
+            socket: self.socket,
+            ahead: self.ahead,
+            ahead_read: self.ahead_read,
+            lingers: self.lingers,
+            lingering: self.lingering,
+            writes_on: self.writes_on,
+            overseer,
+        }
+    }
+
+    /// The address at the other end; `None` when it is gone already.
+    #[must_use]
+    pub fn peer(&self) -> Option<IpAddr> {
+        let address = self.socket.peer_addr().ok()?;
+        Some(address.as_socket()?.ip().to_canonical())
+    }
+
+    /// Has the kernel fail the connection when the peer takes nothing of what was sent to it for this long, be it that
+    /// it is gone or that it does not read.
+    ///
+    /// # Errors
+    /// Never on a TCP socket.
+    pub fn set_unread_max(&self, time: Duration) -> io::Result<()> {
+        self.socket.set_tcp_user_timeout(Some(time))
+    }
+
+    /// Whether the connection has failed, to know it while hyper is busy with something else.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        self.watch.failure()
+    }
+
+    /// Ends it without a goodbye: the peer is told that it was refused, and the kernel keeps nothing of it.
+    pub fn refuse(self) {
+        // Closing is all that is left to do either way.
+        let _closed_politely = self.socket.set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl<O> HyperStream<O> {
     /// Has `receive` read at most `room` bytes as soon as there may be some.
     fn poll_receive(
         &self,
@@ -138,21 +227,37 @@ impl HyperStream {
         }
         Poll::Ready(())
     }
+}
 
-    fn poll_send(&self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+impl<O: Overseer> HyperStream<O> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.watch.poll_writable(cx));
             match self.socket.send_vectored_with_flags(parts, libc::MSG_NOSIGNAL) {
-                Ok(count) => return Poll::Ready(Ok(count)),
+                Ok(count) => {
+                    self.writes_on = count < parts.iter().map(|part| part.len()).sum();
+                    return Poll::Ready(Ok(count));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.watch.is_full(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    self.overseer.failed(&error);
+                    return Poll::Ready(Err(error));
+                }
             }
         }
     }
+
+    /// The peer's last bytes, if they can be sent: not in the middle of others, and without waiting.
+    fn say(&self, last_words: &[u8]) -> io::Error {
+        if !self.writes_on {
+            let _as_far_as_possible = self.socket.send_with_flags(last_words, libc::MSG_NOSIGNAL);
+        }
+        io::Error::from(io::ErrorKind::ConnectionAborted)
+    }
 }
 
-impl fmt::Debug for HyperStream {
+impl<O> fmt::Debug for HyperStream<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HyperStream")
             .field("socket", &self.socket)
@@ -161,16 +266,20 @@ impl fmt::Debug for HyperStream {
     }
 }
 
-impl Read for HyperStream {
+impl<O: Overseer + Unpin> Read for HyperStream<O> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         mut buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(last_words) = this.overseer.last_words() {
+            return Poll::Ready(Err(this.say(&last_words)));
+        }
         if this.ahead_read < this.ahead.len() {
             let rest = &this.ahead[this.ahead_read..];
             let count = rest.len().min(buf.remaining());
+            this.overseer.saw(&rest[..count]);
             buf.put_slice(&rest[..count]);
             this.ahead_read += count;
             return Poll::Ready(Ok(()));
@@ -178,16 +287,20 @@ impl Read for HyperStream {
         let room = buf.remaining();
         // SAFETY: the buffer is only written to, by the kernel.
         let into = unsafe { buf.as_mut() };
-        let count = ready!(this.poll_receive(cx, |socket| socket.recv(into), room))?;
-        // SAFETY: so many bytes have just been written.
+        let received = ready!(this.poll_receive(cx, |socket| socket.recv(into), room));
+        let count = received.inspect_err(|error| this.overseer.failed(error))?;
+        // SAFETY: so many bytes have just been written, and nothing but the overseer looks at them meanwhile.
+        let read = unsafe { std::slice::from_raw_parts(into.as_ptr().cast::<u8>(), count) };
+        this.overseer.saw(read);
+        // SAFETY: as above.
         unsafe { buf.advance(count) };
         Poll::Ready(Ok(()))
     }
 }
 
-impl Write for HyperStream {
+impl<O: Overseer + Unpin> Write for HyperStream<O> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, &[IoSlice::new(buf)])
+        self.get_mut().poll_send(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -195,7 +308,7 @@ impl Write for HyperStream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, parts)
+        self.get_mut().poll_send(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {

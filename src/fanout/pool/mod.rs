@@ -238,6 +238,7 @@ impl Pool {
                     readable: true,
                     writable: false,
                     closing: true,
+                    failed: false,
                 },
                 now,
             );
