@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use corebid::config;
 use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
 use corebid::telemetry::{
-    BidResult, ConnectionState, DspOutcome, EventFate, LateFound, LogLine, LongerBy, PanicLayer,
-    ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, LateFound, LogLine, LongerBy,
+    PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 
 /// `[text](target)` in every document: the target exists; where the text is a function's name (`` `Type::name` ``), the
@@ -250,6 +250,11 @@ fn metrics_document() -> String {
         &mut text,
         "reason` of `shed_total",
         ShedReason::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "reason` of `connections_closed_total",
+        ConnectionEnd::ALL.map(|value| (value.label(), value.meaning())),
     );
     values(
         &mut text,

@@ -56,8 +56,14 @@ pub struct ServerOptions {
     pub max_response_bytes: usize,
     /// From a request's first byte to its last.
     pub read_timeout: Duration,
+    /// How long an answer may wait for its SSP to take it.
+    pub write_timeout: Duration,
     /// How long an SSP connection may be unused.
     pub idle_timeout: Duration,
+    /// SSP connections of one shard.
+    pub max_connections: usize,
+    /// SSP connections of one shard with one address.
+    pub max_connections_per_peer: usize,
     /// How old an SSP connection may be when a request comes on it; `None`: as old as it likes.
     pub max_connection_age: Option<Duration>,
     /// Whether a shard passes connections to others that have clearly less to do.
@@ -383,7 +389,10 @@ impl ServerOptions {
             max_request_bytes: number(&file.max_request_bytes, 1..=BODY_BYTES_MAX, reader),
             max_response_bytes: number(&file.max_response_bytes, 1..=BODY_BYTES_MAX, reader),
             read_timeout: millis(&file.read_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
+            write_timeout: millis(&file.write_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
             idle_timeout: millis(&file.idle_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
+            max_connections: number(&file.max_connections, 1..=10_000_000, reader),
+            max_connections_per_peer: number(&file.max_connections_per_peer, 1..=10_000_000, reader),
             max_connection_age: Some(millis(
                 &file.max_connection_age_ms,
                 0..=CONNECTION_AGE_MS_MAX,

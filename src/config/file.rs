@@ -36,7 +36,10 @@ pub(super) struct ServerFile {
     pub(super) max_request_bytes: Written<i64>,
     pub(super) max_response_bytes: Written<i64>,
     pub(super) read_timeout_ms: Written<i64>,
+    pub(super) write_timeout_ms: Written<i64>,
     pub(super) idle_timeout_ms: Written<i64>,
+    pub(super) max_connections: Written<i64>,
+    pub(super) max_connections_per_peer: Written<i64>,
     pub(super) max_connection_age_ms: Written<i64>,
     pub(super) balance: Written<bool>,
     pub(super) drain_ms: Written<i64>,
@@ -159,8 +162,17 @@ impl ServerFile {
             max_response_bytes: section.get("max_response_bytes", 262_144),
             // Fifty times what an SSP waits for the whole auction: who is slower is not an SSP.
             read_timeout_ms: section.get("read_timeout_ms", 5_000),
+            // A hundred times what an SSP waits for the whole auction, and more than a network is usually gone: who takes
+            // nothing for that long will not use it either.
+            write_timeout_ms: section.get("write_timeout_ms", 10_000),
             // Longer than the 60 s after which common load balancers close theirs, so that they do it first.
             idle_timeout_ms: section.get("idle_timeout_ms", 75_000),
+            // As many as there may be orchestrations: over HTTP/1.1 there are never more at work. Each takes a descriptor
+            // and, once used, 27 kB, so half a GB; with all read buffers full it would be 1.3 GB more.
+            max_connections: section.get("max_connections", 20_000),
+            // Half of it: nobody alone can keep all others out. Not less, as the many machines of an SSP may come through
+            // one address.
+            max_connections_per_peer: section.get("max_connections_per_peer", 10_000),
             // A connection is placed once. Five minutes after shards, or what connections carry, have changed, all are
             // placed anew, and an SSP makes one connection in five minutes more than it would.
             max_connection_age_ms: section.get("max_connection_age_ms", 300_000),

@@ -2,14 +2,11 @@
 
 use std::cell::Cell;
 
-use super::Load;
-
 /// Counts what is under way on a shard.
 #[derive(Debug)]
 pub(super) struct Admission {
     in_flight: Cell<usize>,
     in_flight_max: Cell<usize>,
-    connections: Cell<usize>,
 }
 
 impl Admission {
@@ -17,7 +14,6 @@ impl Admission {
         Self {
             in_flight: Cell::new(0),
             in_flight_max: Cell::new(in_flight_max),
-            connections: Cell::new(0),
         }
     }
 
@@ -31,16 +27,8 @@ impl Admission {
         (self.in_flight.get() < self.in_flight_max.get()).then(|| Place::take(&self.in_flight))
     }
 
-    /// Counts a connection until dropped.
-    pub(super) fn connection(&self) -> Place<'_> {
-        Place::take(&self.connections)
-    }
-
-    pub(super) fn load(&self) -> Load {
-        Load {
-            in_flight: self.in_flight.get(),
-            connections: self.connections.get(),
-        }
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.get()
     }
 }
 
@@ -73,15 +61,13 @@ mod tests {
         assert!(first.is_some() && second.is_some());
         assert!(admission.enter().is_none(), "one past the limit");
         drop(first);
-        assert_eq!(admission.load().in_flight, 1);
+        assert_eq!(admission.in_flight(), 1);
         assert!(admission.enter().is_some());
         admission.limit(1);
-        assert_eq!(admission.load().in_flight, 1);
+        assert_eq!(admission.in_flight(), 1);
         let second = admission.enter();
         assert!(second.is_none(), "the limit is another");
         admission.limit(3);
         assert!(admission.enter().is_some());
-        let _connection = admission.connection();
-        assert_eq!(admission.load().connections, 1);
     }
 }

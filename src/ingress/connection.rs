@@ -2,26 +2,32 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_lite::future;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 
 use super::Ingress;
 use super::age::Age;
+use super::answer::Answer;
+use super::conduct::{Conduct, Patience, Witness, of_io};
 use super::reply::closing;
-use crate::clock::Instant;
+use crate::clock::{Instant, Key, Timers};
 use crate::fanout::Transport;
-use crate::net::{HyperStream, ShardExecutor, Signal};
-use crate::telemetry::Http;
+use crate::net::{Failure, HyperStream, ShardExecutor};
+use crate::telemetry::{ConnectionEnd, Http};
 
 /// A request's head. Real ones have some 300 bytes in 8 headers; this leaves room for proxies and their tracing.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-const HEADERS_MAX: usize = 64;
+pub(super) const HEADERS_MAX: usize = 64;
 
 /// hyper's read buffer, and its own floor for it: a head and what of the body came along.
 const READ_BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -35,136 +41,313 @@ const H2_STREAMS_MAX: u32 = 20_000;
 const H2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const H2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// The smallest there may be (RFC 9113 §6.5.2). A body has a few of them, and no frame holds up others for long.
+const H2_FRAME_BYTES_MAX: u32 = 16 << 10;
+
+/// What an answer may hold ready beyond the window: an answer is made whole, and is a few kB.
+const H2_SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
+
+/// HPACK's own default: what a peer may have remembered of its heads (RFC 7541 §4.2).
+const H2_HEADER_TABLE_BYTES: u32 = 4096;
+
 /// Resets of streams that were never accepted, after which the peer is told to calm down (CVE-2023-44487).
 const H2_PENDING_RESETS_MAX: usize = 20;
 
-/// A peer that is silent is asked for a sign of life, and given this long for it.
-const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that we had to reset for a peer's mistakes over the life of a connection (CVE-2025-8671).
+const H2_MISTAKES_MAX: usize = 500;
+
+/// The log says who behaves badly at most once in this time.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<T: Transport + 'static> Ingress<T> {
     /// Serves one connection until either side closes it.
-    pub async fn serve(self: Rc<Self>, mut stream: HyperStream) {
-        let _counted = self.admission.connection();
+    pub async fn serve(self: Rc<Self>, stream: HyperStream) {
+        // Who is gone already is nobody in particular.
+        let peer = stream.peer().unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let end = match self.guests.admit(peer) {
+            Ok(_guest) => self.serve_guest(stream).await,
+            Err(full) => {
+                stream.refuse();
+                full
+            }
+        };
+        self.recorder.connection_ended(end);
+        self.complain(peer, end);
+    }
+
+    async fn serve_guest(self: &Rc<Self>, mut stream: HyperStream) -> ConnectionEnd {
         let made_at = self.timers.now();
         // A connection keeps the limits that it was made under.
-        let (age_max, idle_timeout) = {
+        let (age_max, patience) = {
             let options = &self.generation.borrow().options;
-            (options.connection_age_max, options.idle_timeout)
+            (options.connection_age_max, Patience::of(options))
         };
-        let age = Rc::new(Age::new(made_at, age_max));
-        let first_byte_due = self.timers.sleep_until(made_at.after(idle_timeout));
-        let silent = async {
-            first_byte_due.await;
-            Ok(None)
+        let age = Age::new(made_at, age_max);
+        // As long as the kernel can do it: the rest is up to `conduct`.
+        let _of_tcp = stream.set_unread_max(patience.write);
+        let told_apart = async {
+            let heard = self.or_end(stream.hear(), made_at.after(patience.idle), ConnectionEnd::Idle);
+            if !heard.await? {
+                return Err(ConnectionEnd::Closed);
+            }
+            let due = self.timers.now().after(patience.read);
+            let is_h2 = self.or_end(stream.speaks_h2(), due, ConnectionEnd::Slow).await?;
+            is_h2.ok_or(ConnectionEnd::Closed)
         };
-        let told_apart = future::or(stream.speaks_h2(), silent);
         let drained = async {
             self.draining.raised().await;
-            Ok(None)
+            Err(ConnectionEnd::Closed)
         };
-        // A connection without a byte has nothing in flight: draining may simply close it.
+        // A connection without a whole preface has nothing in flight: draining may simply close it.
         match future::or(told_apart, drained).await {
-            Ok(Some(true)) => self.serve_h2(stream, age, idle_timeout).await,
-            Ok(Some(false)) => self.serve_h1(stream, age, idle_timeout).await,
-            // Closed without a word, reset, or silent for too long: nobody to answer.
-            Ok(None) | Err(_) => {}
+            Ok(true) => self.serve_h2(stream, &age, patience).await,
+            Ok(false) => self.serve_h1(stream, &age, patience).await,
+            Err(end) => end,
         }
     }
 
-    async fn serve_h1(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>, idle_timeout: Duration) {
+    /// What comes of `reading`, if that is by `due`.
+    async fn or_end<R>(
+        &self,
+        reading: impl Future<Output = io::Result<R>>,
+        due: Instant,
+        end: ConnectionEnd,
+    ) -> Result<R, ConnectionEnd> {
+        let due = self.timers.sleep_until(due);
+        let read = async { reading.await.map_err(|error| of_io(&error)) };
+        let too_late = async {
+            due.await;
+            Err(end)
+        };
+        future::or(read, too_late).await
+    }
+
+    async fn serve_h1(self: &Rc<Self>, stream: HyperStream, age: &Age, patience: Patience) -> ConnectionEnd {
         let mut builder = http1::Builder::new();
         builder
-            .timer(self.hyper_timer)
-            .header_read_timeout(idle_timeout)
             .max_header_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
             .max_buf_size(READ_BUFFER_BYTES_MAX)
-            // An SSP that has sent its FIN still reads: it gets its answer.
+            // An SSP that has sent its FIN still reads: it gets its answer. One that resets is heard by `failure`.
             .half_close(true)
-            .keep_alive(true);
-        // Not `pipeline_flush`: it holds answers back for as long as there are unread bytes, so half of a next request
-        // keeps the answer to the one before it, and after bytes that are not HTTP nothing is answered at all.
-        let ingress = Rc::clone(self);
-        let counts = Rc::clone(&age);
-        let service = service_fn(move |request| {
-            let ingress = Rc::clone(&ingress);
-            let (arrival, is_last) = ingress.arrival(&counts, Http::H1);
-            async move {
-                let response = ingress.answer(request, arrival).await;
-                Ok::<_, Infallible>(if is_last { closing(response) } else { response })
-            }
+            .keep_alive(true)
+            // `conduct` is as patient, and does not set a timer for each request.
+            .header_read_timeout(None)
+            // Holds answers back for as long as there are unread bytes: half of a next request keeps the answer to the
+            // one before it, and after bytes that are not HTTP nothing is answered at all.
+            .pipeline_flush(false)
+            .writev(true)
+            .auto_date_header(true)
+            .allow_multiple_spaces_in_request_line_delimiters(false)
+            .ignore_invalid_headers(false)
+            .preserve_header_case(false)
+            .title_case_headers(false);
+        let conduct = Conduct::new(patience);
+        let failure = stream.failure();
+        let stream = stream.overseen_by(Witness::of_h1(&conduct, &self.timers));
+        let service = service_fn(|request| {
+            conduct.has_finished_a_head();
+            self.serve_request(request, &conduct, age, Http::H1)
         });
         let connection = builder.serve_connection(stream, service);
-        run(
-            connection,
-            &self.draining,
-            &age,
-            http1::Connection::graceful_shutdown,
-        )
-        .await;
+        let shutdown = http1::Connection::graceful_shutdown;
+        self.run(connection, &conduct, failure, age, shutdown).await
     }
 
-    async fn serve_h2(self: &Rc<Self>, stream: HyperStream, age: Rc<Age>, idle_timeout: Duration) {
+    async fn serve_h2(self: &Rc<Self>, stream: HyperStream, age: &Age, patience: Patience) -> ConnectionEnd {
         let mut builder = http2::Builder::new(ShardExecutor);
         builder
-            .timer(self.hyper_timer)
-            .keep_alive_interval(idle_timeout)
-            .keep_alive_timeout(H2_PING_TIMEOUT)
             .max_concurrent_streams(H2_STREAMS_MAX)
             .initial_stream_window_size(H2_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
+            .adaptive_window(false)
+            .max_frame_size(H2_FRAME_BYTES_MAX)
             .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX);
-        let ingress = Rc::clone(self);
-        let counts = Rc::clone(&age);
-        let service = service_fn(move |request| {
-            let ingress = Rc::clone(&ingress);
-            let (arrival, _) = ingress.arrival(&counts, Http::H2);
-            async move { Ok::<_, Infallible>(ingress.answer(request, arrival).await) }
-        });
+            .header_table_size(H2_HEADER_TABLE_BYTES)
+            .max_send_buf_size(H2_SEND_BUFFER_BYTES_MAX)
+            .max_pending_accept_reset_streams(H2_PENDING_RESETS_MAX)
+            .max_local_error_reset_streams(H2_MISTAKES_MAX)
+            // An idle connection ends by `conduct`; pings would take a lock for each frame.
+            .keep_alive_interval(None)
+            .auto_date_header(true);
+        let conduct = Conduct::new(patience);
+        let failure = stream.failure();
+        let stream = stream.overseen_by(Witness::of_h2(&conduct, &self.timers));
+        let service = service_fn(|request| self.serve_request(request, &conduct, age, Http::H2));
         let connection = builder.serve_connection(stream, service);
-        run(
-            connection,
-            &self.draining,
-            &age,
-            http2::Connection::graceful_shutdown,
-        )
-        .await;
+        let shutdown = http2::Connection::graceful_shutdown;
+        self.run(connection, &conduct, failure, age, shutdown).await
     }
 
-    /// A request has come on a connection of this age: when, and whether it is the last.
-    fn arrival(&self, age: &Age, http: Http) -> (Instant, bool) {
+    /// A request has come on a connection of this age.
+    fn serve_request(
+        self: &Rc<Self>,
+        request: Request<Incoming>,
+        conduct: &Rc<Conduct>,
+        age: &Age,
+        http: Http,
+    ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + use<T> {
         let arrival = self.timers.now();
         let is_last = age.ends_with_request(arrival);
         if is_last {
             self.recorder.connection_aged(http);
         }
-        (arrival, is_last)
+        let waiting = Waiting::new(self, conduct);
+        async move {
+            let mut response = waiting.ingress.answer(request, arrival).await;
+            if is_last && http == Http::H1 {
+                response = closing(response);
+            }
+            let conduct = waiting.is_over();
+            Ok(response.map(|body| Answer::new(body, || conduct.owes())))
+        }
+    }
+
+    /// Runs a connection to its end; when draining begins, or a request has come that is the last, or none comes, tells
+    /// it to finish what it has and stop.
+    async fn run<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        connection: C,
+        conduct: &Conduct,
+        failure: Failure,
+        age: &Age,
+        graceful_shutdown: impl Fn(Pin<&mut C>),
+    ) -> ConnectionEnd {
+        let mut connection = pin!(connection);
+        let mut draining = pin!(self.draining.raised());
+        let mut alarm = Alarm::new(&self.timers);
+        let mut told_to_stop = None;
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                    let by_itself = || {
+                        told_to_stop
+                            .filter(|_| result.is_ok())
+                            .unwrap_or(of_http(&result))
+                    };
+                    return Poll::Ready(conduct.end().unwrap_or_else(by_itself));
+                }
+                if let Some(end) = conduct.end() {
+                    return Poll::Ready(end);
+                }
+                // hyper does not read while it holds an auction over HTTP/1.1.
+                if failure.poll(cx).is_ready() {
+                    return Poll::Ready(ConnectionEnd::Reset);
+                }
+                let is_told = told_to_stop.is_some();
+                let why = match alarm.look(conduct, cx) {
+                    // hyper has asked for the answer while it was polled just now.
+                    Ok(()) if !is_told && age.has_retired() => ConnectionEnd::Closed,
+                    Ok(()) if !is_told && draining.as_mut().poll(cx).is_ready() => ConnectionEnd::Closed,
+                    Ok(()) => return Poll::Pending,
+                    Err(ConnectionEnd::Idle) if !is_told => ConnectionEnd::Idle,
+                    Err(end) => {
+                        conduct.must_end(end);
+                        // It reads, and with that says why.
+                        let _ends_now = connection.as_mut().poll(cx);
+                        return Poll::Ready(end);
+                    }
+                };
+                told_to_stop = Some(why);
+                conduct.is_told_to_go();
+                graceful_shutdown(connection.as_mut());
+            }
+        })
+        .await
+    }
+
+    /// Says who behaves badly: a few of very many are enough to find out.
+    fn complain(&self, peer: IpAddr, end: ConnectionEnd) {
+        if !end.is_bad() {
+            return;
+        }
+        let now = self.timers.now();
+        if now >= self.complains_again_at.get() {
+            self.complains_again_at.set(now.after(COMPLAINT_INTERVAL));
+            tracing::warn!(%peer, reason = end.label(), "a connection was ended; more in the next second are only counted");
+        }
     }
 }
 
-/// Runs a connection to its end; when draining begins, or a request has come that is the last, tells it to finish what it
-/// has and stop.
-async fn run<C: Future>(
-    connection: C,
-    draining: &Signal,
-    age: &Age,
-    graceful_shutdown: impl FnOnce(Pin<&mut C>),
-) {
-    let mut connection = pin!(connection);
-    let ended = poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(true),
-        // hyper has asked for the answer while it was polled just now.
-        Poll::Pending if age.has_retired() => Poll::Ready(false),
-        Poll::Pending => Poll::Pending,
-    });
-    let told_to_stop = async {
-        draining.raised().await;
-        false
+/// A request that waits for its answer.
+struct Waiting<T: Transport + 'static> {
+    ingress: Rc<Ingress<T>>,
+    conduct: Rc<Conduct>,
+    is_answered: bool,
+}
+
+impl<T: Transport + 'static> Waiting<T> {
+    fn new(ingress: &Rc<Ingress<T>>, conduct: &Rc<Conduct>) -> Self {
+        conduct.begins();
+        Self {
+            ingress: Rc::clone(ingress),
+            conduct: Rc::clone(conduct),
+            is_answered: false,
+        }
+    }
+
+    fn is_over(mut self) -> Rc<Conduct> {
+        self.is_answered = true;
+        Rc::clone(&self.conduct)
+    }
+}
+
+impl<T: Transport + 'static> Drop for Waiting<T> {
+    fn drop(&mut self) {
+        if self.is_answered {
+            self.conduct.ends(Some(self.ingress.timers.now()));
+        } else {
+            self.conduct.ends(None);
+            self.ingress.recorder.request_cancelled();
+        }
+    }
+}
+
+/// Wakes a connection when its conduct is to be looked at. Set once for many requests: it rings too early for those
+/// after the first, is set anew then, and costs them nothing.
+struct Alarm<'a> {
+    timers: &'a Timers,
+    key: Option<Key>,
+    rings_at: Instant,
+}
+
+impl<'a> Alarm<'a> {
+    fn new(timers: &'a Timers) -> Self {
+        Self {
+            timers,
+            key: None,
+            rings_at: Instant::FAR_FUTURE,
+        }
+    }
+
+    fn look(&mut self, conduct: &Conduct, cx: &Context<'_>) -> Result<(), ConnectionEnd> {
+        let is_set = self.key.is_some_and(|key| self.timers.rewake(key, cx.waker()));
+        if is_set && !conduct.wants_a_look() {
+            return Ok(());
+        }
+        let next = conduct.look(self.timers.now())?;
+        if !is_set || next < self.rings_at {
+            self.rings_at = next;
+            self.timers.register(&mut self.key, next, cx.waker());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        self.timers.cancel(&mut self.key);
+    }
+}
+
+fn of_http(result: &hyper::Result<()>) -> ConnectionEnd {
+    let Err(error) = result else {
+        return ConnectionEnd::Closed;
     };
-    // How it ended is of no interest: a peer may go as it likes, and what it broke was counted where it broke.
-    if !future::or(ended, told_to_stop).await {
-        graceful_shutdown(connection.as_mut());
-        connection.await;
+    // In the middle of a message: it has gone all the same.
+    if error.is_incomplete_message() {
+        ConnectionEnd::Closed
+    } else {
+        ConnectionEnd::Protocol
     }
 }

@@ -6,14 +6,18 @@
 
 mod admission;
 mod age;
+mod answer;
 mod body;
+mod conduct;
 mod connection;
+mod frames;
 mod framing;
+mod guests;
 mod reply;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -26,10 +30,11 @@ use crate::fanout::Transport;
 use crate::net::{ShardTimer, Signal};
 use crate::openrtb::IdOf;
 use crate::orchestration::{Orchestrator, Outcome, isolate};
-use crate::telemetry::{Recorder, ShedReason, Stage};
+use crate::telemetry::{ConnectionEnd, Recorder, ShedReason, Stage};
 
 use admission::Admission;
 use body::BodyError;
+use guests::Guests;
 use reply::Reply;
 
 /// Where SSPs post bid requests.
@@ -45,10 +50,16 @@ pub struct Options {
     pub in_flight_max: usize,
     /// A request's body, on the wire as well as decompressed.
     pub request_bytes_max: usize,
-    /// A body must be there this long after its head.
+    /// A head must be there this long after its first byte, and a body this long after its head.
     pub read_timeout: Duration,
-    /// A connection without a request is closed after this; also the time for a request's head.
+    /// An answer that the SSP does not take ends the connection after this, or after up to twice as long.
+    pub write_timeout: Duration,
+    /// A connection without a request is closed after this.
     pub idle_timeout: Duration,
+    /// Connections of this shard; one more is refused.
+    pub connections_max: usize,
+    /// Of these with one address.
+    pub connections_per_peer_max: usize,
     /// A connection ends with the first request it brings when it is older than this, or somewhat younger.
     pub connection_age_max: Option<Duration>,
     /// Whether 400 says why.
@@ -65,10 +76,11 @@ pub struct Generation<T> {
 pub struct Ingress<T> {
     generation: RefCell<Rc<Generation<T>>>,
     admission: Admission,
+    guests: Guests,
     timers: Rc<Timers>,
-    hyper_timer: ShardTimer,
     recorder: Rc<Recorder>,
     draining: Signal,
+    complains_again_at: Cell<Instant>,
 }
 
 impl<T: Transport + 'static> Ingress<T> {
@@ -79,13 +91,16 @@ impl<T: Transport + 'static> Ingress<T> {
         timers: Rc<Timers>,
         recorder: Rc<Recorder>,
     ) -> Rc<Self> {
+        // For what a connection does after hyper.
+        let _of_this_thread = ShardTimer::install(&timers);
         Rc::new(Self {
             admission: Admission::new(options.in_flight_max),
-            hyper_timer: ShardTimer::install(&timers),
+            guests: Guests::new(options.connections_max, options.connections_per_peer_max),
             generation: RefCell::new(Rc::new(Generation {
                 options,
                 orchestrator,
             })),
+            complains_again_at: Cell::new(timers.now()),
             timers,
             recorder,
             draining: Signal::default(),
@@ -95,7 +110,10 @@ impl<T: Transport + 'static> Ingress<T> {
     /// Orchestrations and connections under way.
     #[must_use]
     pub fn load(&self) -> Load {
-        self.admission.load()
+        Load {
+            in_flight: self.admission.in_flight(),
+            connections: self.guests.count(),
+        }
     }
 
     /// What new requests meet.
@@ -108,6 +126,8 @@ impl<T: Transport + 'static> Ingress<T> {
     /// which lives for as long as a request needs it.
     pub fn go_on_with(&self, options: Options, orchestrator: Orchestrator<T>) -> Rc<Generation<T>> {
         self.admission.limit(options.in_flight_max);
+        self.guests
+            .limit(options.connections_max, options.connections_per_peer_max);
         self.generation.replace(Rc::new(Generation {
             options,
             orchestrator,
@@ -119,9 +139,10 @@ impl<T: Transport + 'static> Ingress<T> {
         self.draining.raise();
     }
 
-    /// Counts a panic that cost a request or a connection.
-    pub fn count_panic(&self) {
+    /// Counts a panic that cost a connection.
+    pub fn connection_panicked(&self) {
         self.recorder.request_panicked();
+        self.recorder.connection_ended(ConnectionEnd::Panicked);
     }
 
     async fn answer(&self, request: Request<Incoming>, arrival: Instant) -> reply::Response {
@@ -131,7 +152,7 @@ impl<T: Transport + 'static> Ingress<T> {
             .await
             .unwrap_or_else(|panicked| {
                 tracing::error!(message = %panicked, "a request made us panic; it is answered with 204");
-                self.count_panic();
+                self.recorder.request_panicked();
                 Reply::NothingForThisOne
             });
         let response = reply.into_response(accepts_gzip, generation.options.error_body);
@@ -140,8 +161,8 @@ impl<T: Transport + 'static> Ingress<T> {
     }
 
     async fn reply(&self, generation: &Generation<T>, request: Request<Incoming>, arrival: Instant) -> Reply {
-        if let Some(fault) = framing::fault(request.version(), request.headers()) {
-            return Reply::OutOfStep(fault);
+        if let Some(refusal) = framing::fault(request.version(), request.uri(), request.headers()) {
+            return refusal;
         }
         let reply = match (request.uri().path(), request.method()) {
             (AUCTION_PATH, &Method::POST) => match self.admission.enter() {
@@ -159,7 +180,7 @@ impl<T: Transport + 'static> Ingress<T> {
             (AUCTION_PATH, _) => Reply::MethodNotAllowed("POST"),
             (STATUS_PATH, &Method::GET | &Method::HEAD) => Reply::Alive,
             (STATUS_PATH, _) => Reply::MethodNotAllowed("GET, HEAD"),
-            _ => Reply::NotFound,
+            (path, method) => framing::nowhere(method, path),
         };
         // What is left unread would be taken for the next request, so hyper would have to close the connection.
         match body::discard(request.into_body(), &generation.options, &self.timers).await {
@@ -183,7 +204,7 @@ impl<T: Transport + 'static> Ingress<T> {
         let held = isolate(generation.orchestrator.orchestrate(arrival, &body)).await;
         let held = held.unwrap_or_else(|panicked| {
             tracing::error!(id = %IdOf(&body), message = %panicked, "a bid request made us panic; it is answered with 204");
-            self.count_panic();
+            self.recorder.request_panicked();
             Ok(Outcome::NoBid)
         });
         match held {

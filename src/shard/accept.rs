@@ -115,7 +115,7 @@ impl<T: Transport + 'static> Door<T> {
 async fn serve<T: Transport + 'static>(ingress: Rc<Ingress<T>>, stream: HyperStream, counted: Counted) {
     if let Err(panicked) = isolate(Rc::clone(&ingress).serve(stream)).await {
         tracing::error!(message = %panicked, "a connection made us panic; it is closed");
-        ingress.count_panic();
+        ingress.connection_panicked();
     }
     drop(counted);
 }

@@ -7,8 +7,8 @@ use crossbeam::channel::Sender;
 
 use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy,
-    PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause, StatusCounts,
+    BidResult, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http,
+    LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause, StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -64,6 +64,8 @@ pub(super) struct Tally<D = Distribution> {
     pub(super) rounded: Counts<{ Rounded::ALL.len() }>,
     pub(super) accepted: Counts<{ Placed::ALL.len() }>,
     pub(super) aged: Counts<{ Http::ALL.len() }>,
+    pub(super) ended: Counts<{ ConnectionEnd::ALL.len() }>,
+    pub(super) cancelled: u64,
     pub(super) deadline_missed: u64,
     pub(super) events_dropped: u64,
 }
@@ -80,6 +82,8 @@ impl Tally {
         self.rounded.merge(&other.rounded);
         self.accepted.merge(&other.accepted);
         self.aged.merge(&other.aged);
+        self.ended.merge(&other.ended);
+        self.cancelled += other.cancelled;
         self.deadline_missed += other.deadline_missed;
         self.events_dropped += other.events_dropped;
     }
@@ -93,6 +97,8 @@ impl Tally {
         self.rounded = Counts::default();
         self.accepted = Counts::default();
         self.aged = Counts::default();
+        self.ended = Counts::default();
+        self.cancelled = 0;
         self.deadline_missed = 0;
         self.events_dropped = 0;
     }
@@ -107,6 +113,8 @@ impl Tally {
             rounded: self.rounded,
             accepted: self.accepted,
             aged: self.aged,
+            ended: self.ended,
+            cancelled: self.cancelled,
             deadline_missed: self.deadline_missed,
             events_dropped: self.events_dropped,
         }
@@ -124,6 +132,8 @@ impl Default for Tally {
             rounded: Counts::default(),
             accepted: Counts::default(),
             aged: Counts::default(),
+            ended: Counts::default(),
+            cancelled: 0,
             deadline_missed: 0,
             events_dropped: 0,
         }

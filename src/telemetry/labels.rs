@@ -249,6 +249,34 @@ label_values! {
 }
 
 label_values! {
+    /// Why a connection with an SSP ended. From `slow` on the SSP is to blame, or somebody who is none.
+    ConnectionEnd {
+        /// In order: the SSP closed it or left, it was old enough, or we drain.
+        Closed = "closed",
+        /// No request for `server.idle_timeout_ms`.
+        Idle = "idle",
+        /// The SSP reset it.
+        Reset = "reset",
+        /// What it had begun to send was not whole in time: the head of a request, a frame. Slowloris looks like this.
+        Slow = "slow",
+        /// It did not take its answers in time.
+        Unread = "unread",
+        /// What came is not HTTP, or breaks its rules.
+        Protocol = "protocol",
+        /// HTTP/2 frames without end that ask for nothing.
+        Flood = "flood",
+        /// HTTP/2 requests without end that are taken back: rapid reset.
+        Resets = "resets",
+        /// Refused: the shard has as many as it may.
+        Full = "full",
+        /// Refused: its address has as many as it may.
+        PeerFull = "peer_full",
+        /// A bug of ours: `panics_total` counts it, too.
+        Panicked = "panicked",
+    }
+}
+
+label_values! {
     /// What an SSP speaks.
     Http {
         /// HTTP/1.1, or 1.0.
@@ -305,6 +333,14 @@ label_values! {
         NotAsked = "not_asked",
         /// Too few calls to judge by.
         Quiet = "quiet",
+    }
+}
+
+impl ConnectionEnd {
+    /// Whether the one at the other end behaved badly, or is refused for how much it has.
+    #[must_use]
+    pub fn is_bad(self) -> bool {
+        !matches!(self, Self::Closed | Self::Idle | Self::Reset | Self::Panicked)
     }
 }
 

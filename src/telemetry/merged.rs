@@ -246,8 +246,8 @@ mod tests {
 
     use super::super::distribution::Distribution;
     use super::super::labels::{
-        BidResult, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy, Placed,
-        ShedReason,
+        BidResult, ConnectionEnd, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy,
+        Placed, ShedReason,
     };
     use super::super::recorder::{Recorder, Recorders, Seat, channel};
     use super::*;
@@ -285,6 +285,8 @@ mod tests {
         recorder.shed(ShedReason::InFlight);
         recorder.connection_accepted(Placed::Passed);
         recorder.connection_aged(Http::H2);
+        recorder.connection_ended(ConnectionEnd::Flood);
+        recorder.request_cancelled();
         recorder.request_panicked();
         recorder.deadline_missed();
         recorder.events_dropped(n % 3);

@@ -5,8 +5,8 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound, LogLine, LongerBy,
-    PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound,
+    LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::log_lines::LOG_LINES;
 use super::merged::Merged;
@@ -311,6 +311,24 @@ pub const CATALOGUE: &[Metric] = &[
                 samples.integer(&[&http.label()], merged.total.tally.aged.get(http));
             }
         },
+    },
+    Metric {
+        name: "connections_closed_total",
+        kind: Kind::Counter,
+        help: "Connections from SSPs that have ended or were refused, by the reason.",
+        labels: &["reason"],
+        samples: |merged, samples| {
+            for end in ConnectionEnd::ALL {
+                samples.integer(&[&end.label()], merged.total.tally.ended.get(end));
+            }
+        },
+    },
+    Metric {
+        name: "requests_cancelled_total",
+        kind: Kind::Counter,
+        help: "Requests that an SSP went away from before it was answered: reset streams and connections.",
+        labels: &[],
+        samples: |merged, samples| samples.integer(&[], merged.total.tally.cancelled),
     },
     Metric {
         name: "shed_total",

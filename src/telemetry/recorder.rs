@@ -11,8 +11,8 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
 use super::labels::{
-    BidResult, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound, LongerBy,
-    PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound,
+    LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -350,6 +350,16 @@ impl Recorder {
     /// A connection from an SSP is old enough to end.
     pub fn connection_aged(&self, http: Http) {
         self.current.borrow_mut().tally.aged.add_one(http);
+    }
+
+    /// A connection from an SSP has ended, or was refused.
+    pub fn connection_ended(&self, end: ConnectionEnd) {
+        self.current.borrow_mut().tally.ended.add_one(end);
+    }
+
+    /// An SSP went away from a request before it had its answer.
+    pub fn request_cancelled(&self) {
+        self.current.borrow_mut().tally.cancelled += 1;
     }
 
     /// A panic was caught on this shard. One that ends the shard is the supervisor's to count.
