@@ -54,11 +54,14 @@ fn is_chunked(value: &HeaderValue) -> bool {
 /// authority with, and of the port only digits.
 fn is_host(value: &[u8]) -> bool {
     let name_bytes = match value {
-        // An IPv6 address has colons of its own.
-        [b'[', ..] => value.iter().position(|&byte| byte == b']').map(|end| end + 1),
-        _ => value.iter().position(|&byte| byte == b':'),
+        // An IPv6 address has colons of its own; without its end, and with none of it left, it is no name.
+        [b'[', ..] => value
+            .iter()
+            .position(|&byte| byte == b']')
+            .map_or(0, |end| end + 1),
+        _ => value.iter().position(|&byte| byte == b':').unwrap_or(value.len()),
     };
-    let (name, port) = value.split_at(name_bytes.unwrap_or(value.len()));
+    let (name, port) = value.split_at(name_bytes);
     let separates = |byte: &u8| b" \t,/?#@\\\"<>".contains(byte);
     let is_port = match port {
         [] => true,

@@ -36,7 +36,10 @@ pub(crate) fn post(headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
 
 impl Http {
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -73,8 +76,8 @@ impl Http {
     pub(crate) fn try_answer(&mut self) -> Option<Answer> {
         let first = self.line()?;
         let status = first
-            .strip_prefix("HTTP/1.1 ")
-            .and_then(|rest| rest.get(..3)?.parse().ok())
+            .strip_prefix("HTTP/1.")
+            .and_then(|rest| rest.get(2..5)?.parse().ok())
             .unwrap_or_else(|| panic!("not a status line: {first:?}"));
         let mut headers = Vec::new();
         loop {
@@ -104,6 +107,11 @@ impl Http {
             Ok(bytes) => bytes.is_empty(),
             Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
         }
+    }
+
+    /// Whether nothing comes for as long as is waited.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        matches!(self.0.fill_buf(), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// A line without its end; `None` at the end of the connection.

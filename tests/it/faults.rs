@@ -97,8 +97,77 @@ impl Market {
     }
 }
 
+/// What a DSP does, what is expected then, and how its call is counted: cases that the simulated DSPs play. For
+/// `docs/faults.md`, too.
+const PLAYED: &[(&str, &str, &str)] = &[
+    ("resets the connection", "at once without it", "error"),
+    ("closes without an answer", "at once without it", "error"),
+    ("refuses connections", "at once without it", "error"),
+    ("never answers", "without it when its time is over", "timeout"),
+    (
+        "answers a byte a second",
+        "without it when its time is over",
+        "timeout",
+    ),
+    ("answers what is not HTTP", "its connection is closed", "invalid"),
+    ("answers what is not JSON", "its answer is dropped", "invalid"),
+    ("answers 50 MB", "read to the limit, then closed", "invalid"),
+    (
+        "answers a gzip bomb that nobody asked for",
+        "its connection is closed",
+        "invalid",
+    ),
+    ("answers 500", "its answer is dropped", "error"),
+    ("redirects", "never followed", "error"),
+    ("answers another auction", "its connection is closed", "invalid"),
+    ("answers 200 with nothing", "no bid, and no fault", "no_bid"),
+    (
+        "answers late",
+        "without it; its answer is read and dropped, the connection used again",
+        "timeout",
+    ),
+];
+
+/// Each by a script of its own.
+const SCRIPTED: &[(&str, &str, &str)] = &[
+    (
+        "closes an idle connection just as it is asked",
+        "asked again once, on a new connection",
+        "bid",
+    ),
+    (
+        "closes every connection when it is asked",
+        "asked again once and no more",
+        "error",
+    ),
+    (
+        "sends a second answer after the first",
+        "never another auction's; its connection is closed",
+        "bid",
+    ),
+    (
+        "sends an answer that nobody asked for, later",
+        "never the next auction's; its connection is closed",
+        "bid",
+    ),
+    ("has every connection busy", "not queued for", "throttled"),
+];
+
+/// All that is in `docs/faults.md` about DSPs.
+pub(crate) fn rows() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let written = WRITTEN
+        .iter()
+        .map(|&(what, expected, outcome, _)| (what, expected, outcome));
+    PLAYED.iter().chain(SCRIPTED).copied().chain(written)
+}
+
+fn outcome_of(what: &str) -> &'static str {
+    PLAYED.iter().find(|(known, ..)| *known == what).unwrap().2
+}
+
 /// Three auctions with the fault, and one without it, which the DSP wins.
-fn check(fault: Fault, label: &str) -> Market {
+fn check(fault: Fault, what: &str) -> Market {
+    let label = outcome_of(what);
     let market = Market::with(fault);
     let mut ids = ids();
     for id in ids.by_ref().take(3) {
@@ -135,57 +204,57 @@ fn check(fault: Fault, label: &str) -> Market {
 
 #[test]
 fn resets_the_connection() {
-    check(Fault::Reset, "error");
+    check(Fault::Reset, "resets the connection");
 }
 
 #[test]
 fn closes_without_an_answer() {
-    check(Fault::Close, "error");
+    check(Fault::Close, "closes without an answer");
 }
 
 #[test]
 fn is_not_there() {
-    check(Fault::Refuse, "error");
+    check(Fault::Refuse, "refuses connections");
 }
 
 #[test]
 fn stalls() {
-    check(Fault::Stall, "timeout");
+    check(Fault::Stall, "never answers");
 }
 
 #[test]
 fn drips_a_byte_a_second() {
-    check(Fault::Drip, "timeout");
+    check(Fault::Drip, "answers a byte a second");
 }
 
 #[test]
 fn writes_garbage() {
-    check(Fault::Garbage, "invalid");
+    check(Fault::Garbage, "answers what is not HTTP");
 }
 
 #[test]
 fn answers_with_what_is_not_json() {
-    check(Fault::GarbageJson, "invalid");
+    check(Fault::GarbageJson, "answers what is not JSON");
 }
 
 #[test]
 fn answers_50_megabytes() {
-    check(Fault::Huge, "invalid");
+    check(Fault::Huge, "answers 50 MB");
 }
 
 #[test]
 fn answers_a_gzip_bomb_that_nobody_asked_for() {
-    check(Fault::GzipBomb, "invalid");
+    check(Fault::GzipBomb, "answers a gzip bomb that nobody asked for");
 }
 
 #[test]
 fn answers_500() {
-    check(Fault::Status(500), "error");
+    check(Fault::Status(500), "answers 500");
 }
 
 #[test]
 fn redirects() {
-    let market = check(Fault::Redirect, "error");
+    let market = check(Fault::Redirect, "redirects");
     // Nobody followed: the DSP was asked once for each auction.
     let requests = market.dsps.counts(FAULTY).requests;
     market.exchange.wait_for("requests_total", requests);
@@ -193,13 +262,13 @@ fn redirects() {
 
 #[test]
 fn answers_another_auction() {
-    let market = check(Fault::WrongId, "invalid");
+    let market = check(Fault::WrongId, "answers another auction");
     market.exchange.wait_for("losses_total{reason=\"5\"}", 3);
 }
 
 #[test]
 fn answers_200_with_nothing() {
-    check(Fault::Empty, "no_bid");
+    check(Fault::Empty, "answers 200 with nothing");
 }
 
 /// Its late answers are read and dropped, their connections used again.
@@ -306,77 +375,141 @@ fn a_second_answer_is_never_the_next_auctions() {
     assert_eq!(dsp.asked().len(), 2);
 }
 
-/// Answers at the edge of HTTP: what a strict reader takes and what it refuses. A DSP each, all in one auction.
+/// Some time after its answer a DSP sends another one. A naive client would take it for the next auction's.
 #[test]
-fn http_by_the_book() {
-    type Row = (&'static str, &'static str, fn(&str) -> String);
-    fn head(headers: &str) -> String {
-        format!("HTTP/1.1 200 OK\r\n{headers}\r\n")
-    }
-    let rows: [Row; 11] = [
-        ("chunks", "bid", |body| {
-            let (one, two) = body.split_at(10);
-            head("Transfer-Encoding: chunked\r\n")
-                + &format!("a;x=y\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\nT: r\r\n\r\n", two.len())
-        }),
-        ("interim-first", "bid", |body| {
-            let head = head(&format!("Content-Length: {}\r\n", body.len()));
-            format!("HTTP/1.1 103 Early\r\n\r\n{head}{body}")
-        }),
-        ("no-keep-alive", "bid", |body| {
-            let length = body.len();
-            format!("HTTP/1.0 200 OK\r\nContent-Length: {length}\r\n\r\n{body}")
-        }),
-        ("both-framings", "invalid", |body| {
-            let length = body.len();
-            head(&format!(
-                "Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"
-            )) + &format!("{length:x}\r\n{body}\r\n0\r\n\r\n")
-        }),
-        ("two-lengths", "invalid", |body| {
-            head(&format!(
-                "Content-Length: {0}\r\nContent-Length: {0}\r\n",
-                body.len()
-            )) + body
-        }),
-        ("length-too-short", "invalid", |body| {
-            head(&format!("Content-Length: {}\r\n", body.len() - 1)) + body
-        }),
-        ("length-too-long", "timeout", |body| {
-            head(&format!("Content-Length: {}\r\n", body.len() + 1)) + body
-        }),
-        ("upgrade", "invalid", |_| {
-            "HTTP/1.1 101 Switching\r\n\r\n".to_owned()
-        }),
-        ("interims-without-end", "invalid", |_| {
-            "HTTP/1.1 100 Continue\r\n\r\n".repeat(200)
-        }),
-        ("head-without-end", "invalid", |_| {
-            head(&format!("X: {}\r\n", "x".repeat(20_000)))
-        }),
-        ("no-text", "invalid", |_| {
-            head("Content-Length: 3\r\n") + "\u{7f}\u{0}{"
-        }),
-    ];
+fn an_answer_that_nobody_asked_for_is_nobodys() {
+    let dsp = Scripted::start(|asked| {
+        let own = answer(&one_bid(&asked.id()));
+        if asked.connection == 0 {
+            Does::WritesLater(own, Duration::from_millis(100), answer(&one_bid("next")))
+        } else {
+            Does::Writes(own)
+        }
+    });
+    let exchange = Exchange::start(&Setup::of([Dsp::new("d", dsp.port)]));
+    assert_eq!(exchange.bid(request("first")).status, 200);
+    exchange.wait_for("connections{side=\"dsp\",dsp=\"d\"", 0);
+    assert_eq!(exchange.bid(request("next")).status, 200);
+    assert_eq!(dsp.connections(), 2, "the first one was out of step");
+    assert_eq!(dsp.asked().len(), 2);
+}
+
+/// Answers at the edge of HTTP and of OpenRTB, for the request of this id.
+type Written = (&'static str, &'static str, &'static str, fn(&str) -> Does);
+
+const CLOSED: &str = "its connection is closed";
+const DROPPED: &str = "its answer is dropped";
+const BID_DROPPED: &str = "the bid is dropped, its reason told";
+const NONE: &str = "no bid, and no fault";
+const TAKEN: &str = "taken";
+
+#[rustfmt::skip] // a case a line
+const WRITTEN: &[Written] = &[
+    ("answers in chunks, with an extension and a trailer", TAKEN, "bid", |id| {
+        let body = one_bid(id);
+        let (one, two) = body.split_at(10);
+        head("Transfer-Encoding: chunked\r\n", &format!("a;x=y\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\nT: r\r\n\r\n", two.len()))
+    }),
+    ("sends an interim response first", TAKEN, "bid", |id| writes([b"HTTP/1.1 103 Early\r\n\r\n", &answer(&one_bid(id))[..]].concat())),
+    ("answers in HTTP/1.0", TAKEN, "bid", |id| writes(whole(id).replace("HTTP/1.1", "HTTP/1.0"))),
+    ("ends its lines with bare LF", TAKEN, "bid", |id| writes(whole(id).replace("\r\n", "\n"))),
+    ("sends a length and chunks", CLOSED, "invalid", |id| {
+        let body = one_bid(id);
+        head(&format!("Content-Length: {0}\r\nTransfer-Encoding: chunked\r\n", body.len()), &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()))
+    }),
+    ("sends its length twice", CLOSED, "invalid", |id| head(&format!("Content-Length: {0}\r\nContent-Length: {0}\r\n", one_bid(id).len()), &one_bid(id))),
+    ("sends two different lengths", CLOSED, "invalid", |id| head(&format!("Content-Length: {}\r\nContent-Length: 3\r\n", one_bid(id).len()), &one_bid(id))),
+    ("sends a length that is too short", CLOSED, "invalid", |id| head(&format!("Content-Length: {}\r\n", one_bid(id).len() - 1), &one_bid(id))),
+    ("sends a length that is too long", "without it when its time is over", "timeout", |id| head(&format!("Content-Length: {}\r\n", one_bid(id).len() + 1), &one_bid(id))),
+    ("sends a negative length", CLOSED, "invalid", |id| head("Content-Length: -1\r\n", &one_bid(id))),
+    ("sends chunks without a size", CLOSED, "invalid", |id| head("Transfer-Encoding: chunked\r\n", &format!("x\r\n{}\r\n0\r\n\r\n", one_bid(id)))),
+    ("sends `gzip, chunked`", CLOSED, "invalid", |id| head("Transfer-Encoding: gzip, chunked\r\n", &one_bid(id))),
+    ("folds a header", CLOSED, "invalid", |id| head(&format!("X: y\r\n z\r\nContent-Length: {}\r\n", one_bid(id).len()), &one_bid(id))),
+    ("answers in HTTP/9.9", CLOSED, "invalid", |id| writes(whole(id).replace("HTTP/1.1", "HTTP/9.9"))),
+    ("answers in TLS", CLOSED, "invalid", |_| writes(b"\x15\x03\x01\x00\x02\x02\x50")),
+    ("answers 101", CLOSED, "invalid", |_| writes("HTTP/1.1 101 Switching\r\n\r\n")),
+    ("sends 200 interim responses", CLOSED, "invalid", |_| writes("HTTP/1.1 100 Continue\r\n\r\n".repeat(200))),
+    ("sends a head of 20 kB", CLOSED, "invalid", |_| head(&format!("X: {}\r\n", "x".repeat(20_000)), "")),
+    ("sends 1,000 headers", CLOSED, "invalid", |_| head(&"X: y\r\n".repeat(1_000), "")),
+    ("ends the connection in the middle of its body", DROPPED, "error", |id| Does::WritesLast(whole(id).as_bytes()[..90].to_vec())),
+    ("ends the connection in the middle of its head", DROPPED, "error", |_| Does::WritesLast(b"HTTP/1.1 200 OK\r\nContent".to_vec())),
+    ("ends a body without a length before its end", DROPPED, "invalid", |id| Does::WritesLast(format!("HTTP/1.1 200 OK\r\n\r\n{}", &one_bid(id)[..50]).into_bytes())),
+    ("ends a whole body with the connection", TAKEN, "bid", |id| Does::WritesLast(format!("HTTP/1.1 200 OK\r\n\r\n{}", one_bid(id)).into_bytes())),
+    ("sends chunks past the limit", "read to the limit, then closed", "invalid", |_| head("Transfer-Encoding: chunked\r\n", &format!("40000\r\n{}\r\n1\r\n \r\n", " ".repeat(0x40000)))),
+    ("claims 1 GB", CLOSED, "invalid", |_| head("Content-Length: 1000000000\r\n", " ")),
+    ("answers in an encoding that nobody asked for", CLOSED, "invalid", |_| head("Content-Encoding: br\r\nContent-Length: 3\r\n", "xxx")),
+    ("answers 204 with a body", "no bid; its connection is closed", "no_bid", |_| writes("HTTP/1.1 204 No Content\r\n\r\nunasked")),
+    ("answers 301", "never followed", "error", |_| writes("HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n")),
+    ("answers 404", DROPPED, "error", |_| writes("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")),
+    ("answers 429", DROPPED, "error", |_| writes("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n")),
+    ("answers 503", DROPPED, "error", |_| writes("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")),
+    ("answers 999", CLOSED, "invalid", |_| writes("HTTP/1.1 999 What\r\nContent-Length: 0\r\n\r\n")),
+    ("answers text that is not UTF-8", DROPPED, "invalid", |_| writes([&b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"[..], b"\xff\xfe{"].concat())),
+    ("answers HTML", DROPPED, "invalid", |_| json("<html>no</html>")),
+    ("answers `{}`", NONE, "no_bid", |_| json("{}")),
+    ("answers `null`", DROPPED, "invalid", |_| json("null")),
+    ("answers two documents", DROPPED, "invalid", |id| json(&one_bid(id).repeat(2))),
+    ("answers 40 levels of JSON", DROPPED, "invalid", |id| json(&one_bid(id).replace("\"adm\":\"x\"", &format!("\"ext\":{}{}", "[".repeat(40), "]".repeat(40))))),
+    ("gives its reason and no bid", NONE, "no_bid", |id| json(&format!(r#"{{"id":"{id}","nbr":2}}"#))),
+    ("has no seat", NONE, "no_bid", |id| json(&format!(r#"{{"id":"{id}","seatbid":[]}}"#))),
+    ("bids in another type than JSON says", TAKEN, "bid", |id| head(&format!("Content-Type: text/html\r\nContent-Length: {}\r\n", one_bid(id).len()), &one_bid(id))),
+    ("bids on an unknown imp", BID_DROPPED, "invalid", |id| json(&one_bid(id).replace("\"impid\":\"1\"", "\"impid\":\"9\""))),
+    ("bids without a price", BID_DROPPED, "invalid", |id| json(&one_bid(id).replace("\"price\":1.00,", ""))),
+    ("bids 0", BID_DROPPED, "bid", |id| json(&one_bid(id).replace("1.00", "0"))),
+    ("bids -1", BID_DROPPED, "invalid", |id| json(&one_bid(id).replace("1.00", "-1"))),
+    ("bids 1e300", BID_DROPPED, "invalid", |id| json(&one_bid(id).replace("1.00", "1e300"))),
+    ("bids `NaN`", DROPPED, "invalid", |id| json(&one_bid(id).replace("1.00", "NaN"))),
+    ("bids in a currency without a rate", BID_DROPPED, "invalid", |id| json(&one_bid(id).replace("\"seatbid\"", "\"cur\":\"XXX\",\"seatbid\""))),
+];
+
+fn writes(bytes: impl AsRef<[u8]>) -> Does {
+    Does::Writes(bytes.as_ref().to_vec())
+}
+
+fn head(headers: &str, body: &str) -> Does {
+    writes(format!("HTTP/1.1 200 OK\r\n{headers}\r\n{body}"))
+}
+
+fn json(body: &str) -> Does {
+    Does::Writes(answer(body))
+}
+
+fn whole(id: &str) -> String {
+    String::from_utf8(answer(&one_bid(id))).unwrap()
+}
+
+/// A DSP for each, all in one auction, which is held all the same; and then once more.
+#[test]
+fn what_a_dsp_can_write() {
     let dsp = Scripted::start(move |asked| {
         let path = asked.head.split(' ').nth(1).unwrap();
-        let (.., write) = rows.iter().find(|(name, ..)| path[1..] == **name).unwrap();
-        Does::Writes(write(&one_bid(&asked.id())).into_bytes())
+        let (.., write) = &WRITTEN[path[1..].parse::<usize>().unwrap()];
+        write(&asked.id())
     });
     let exchange = Exchange::start(&Setup {
-        auction: "deadline_ms = 1500\n".to_owned(),
-        ..Setup::of(rows.map(|(name, ..)| Dsp {
-            path: format!("/{name}"),
-            ..Dsp::new(name, dsp.port)
+        auction: "deadline_ms = 2500\n".to_owned(),
+        ..Setup::of((0..WRITTEN.len()).map(|n| Dsp {
+            path: format!("/{n}"),
+            ..Dsp::new(format!("d{n}"), dsp.port)
         }))
     });
-    assert_eq!(exchange.bid(request("r")).status, 200);
-    exchange.wait_for("dsp_calls_total", rows.len() as u64);
-    let metrics = exchange.metrics();
-    for (name, outcome, _) in rows {
-        let sample = format!("dsp_calls_total{{dsp=\"{name}\",outcome=\"{outcome}\"}}");
-        assert_eq!(metrics.sum(&sample), 1, "{sample}\n{}", metrics.calls());
+    for round in 1..=2 {
+        assert_eq!(exchange.bid(request("r")).status, 200);
+        exchange.wait_for("dsp_calls_total", round * WRITTEN.len() as u64);
     }
+    let metrics = exchange.metrics();
+    let mut wrong = String::new();
+    for (n, (what, _, outcome, _)) in WRITTEN.iter().enumerate() {
+        let sample = format!("dsp_calls_total{{dsp=\"d{n}\",outcome=\"{outcome}\"}}");
+        if metrics.sum(&sample) != 2 {
+            let of_this = |line: &&str| line.contains(&format!("\"d{n}\""));
+            let calls = metrics.calls();
+            let calls: Vec<_> = calls.lines().filter(of_this).collect();
+            wrong += &format!("{what}: not {outcome} but {calls:?}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    exchange.wait_for("panics_total", 0);
 }
 
 /// All 23 at once: nothing to sell, in time, and the same connection is answered afterwards.

@@ -13,6 +13,9 @@
     reason = "these are the programs around the exchange: threads, locks and clocks of their own"
 )]
 
+mod abuse;
+mod abuse_h1;
+mod abuse_h2;
 mod auctions;
 mod balance;
 mod client;

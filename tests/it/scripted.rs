@@ -29,6 +29,10 @@ pub(crate) enum Does {
     NoBid,
     /// These bytes.
     Writes(Vec<u8>),
+    /// These bytes, and ends the connection.
+    WritesLast(Vec<u8>),
+    /// These bytes, and after a while those.
+    WritesLater(Vec<u8>, Duration, Vec<u8>),
     /// Ends the connection.
     Closes,
 }
@@ -125,14 +129,28 @@ impl Shared {
                 body,
             };
             self.asked.lock().unwrap().push(asked.clone());
+            let mut more = None;
+            let mut ends = false;
             let bytes = match (self.script)(&asked) {
                 Does::Answers(body) => answer(&body),
                 Does::NoBid => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
                 Does::Writes(bytes) => bytes,
+                Does::WritesLast(bytes) => {
+                    ends = true;
+                    bytes
+                }
+                Does::WritesLater(bytes, wait, later) => {
+                    more = Some((wait, later));
+                    bytes
+                }
                 Does::Closes => return,
             };
-            if (&*stream).write_all(&bytes).is_err() {
+            if (&*stream).write_all(&bytes).is_err() || ends {
                 return;
+            }
+            if let Some((wait, later)) = more {
+                thread::sleep(wait);
+                let _may_have_gone = (&*stream).write_all(&later);
             }
         }
     }
