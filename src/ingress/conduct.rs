@@ -144,7 +144,7 @@ impl Conduct {
     }
 
     /// Of HTTP/2, after each read.
-    fn is_in_a_frame(&self, half: bool) {
+    fn has_half_a_frame(&self, half: bool) {
         match (half, self.half.get()) {
             (false, _) => self.half.set(Since::Never),
             (true, Since::Never) => self.half.set(Since::LastLook),
@@ -262,7 +262,7 @@ impl Overseer for Witness {
         if let Err(end) = frames.read(bytes, || timers.now()) {
             self.conduct.must_end(end);
         }
-        self.conduct.is_in_a_frame(!frames.is_whole());
+        self.conduct.has_half_a_frame(!frames.is_whole());
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -347,11 +347,11 @@ mod tests {
         conduct.has_begun_a_head();
         assert!(!conduct.wants_a_look());
 
-        conduct.is_in_a_frame(true);
+        conduct.has_half_a_frame(true);
         assert_eq!(conduct.look(at(6_000)), Ok(at(11_000)));
-        conduct.is_in_a_frame(true);
+        conduct.has_half_a_frame(true);
         assert_eq!(conduct.look(at(11_000)), Err(ConnectionEnd::Slow));
-        conduct.is_in_a_frame(false);
+        conduct.has_half_a_frame(false);
         assert!(conduct.look(at(11_000)).is_ok());
     }
 

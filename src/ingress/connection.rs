@@ -198,7 +198,7 @@ impl<T: Transport + 'static> Ingress<T> {
             if is_last && http == Http::H1 {
                 response = closing(response);
             }
-            let conduct = waiting.is_over();
+            let conduct = waiting.answered();
             Ok(response.map(|body| Answer::new(body, || conduct.owes())))
         }
     }
@@ -286,7 +286,7 @@ impl<T: Transport + 'static> Waiting<T> {
         }
     }
 
-    fn is_over(mut self) -> Rc<Conduct> {
+    fn answered(mut self) -> Rc<Conduct> {
         self.is_answered = true;
         Rc::clone(&self.conduct)
     }

@@ -37,10 +37,10 @@ pub(super) fn fault(version: Version, uri: &Uri, headers: &HeaderMap) -> Option<
 
 /// The answer to a request for something that is not here (RFC 9112 §3.2).
 pub(super) fn nowhere(method: &Method, path: &str) -> Reply {
-    match method {
+    match *method {
         // Asks for nothing but whether we are there (RFC 9110 §9.3.7).
-        &Method::OPTIONS if path == "*" => Reply::Alive,
-        &Method::CONNECT => Reply::MethodNotAllowed("GET, HEAD, POST"),
+        Method::OPTIONS if path == "*" => Reply::Alive,
+        Method::CONNECT => Reply::MethodNotAllowed("GET, HEAD, POST"),
         _ if path.starts_with('/') => Reply::NotFound,
         _ => Reply::OutOfStep("the target must be a path"),
     }
