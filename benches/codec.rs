@@ -157,7 +157,7 @@ impl Http2 {
                     black_box(head);
                     ended += 1;
                 }
-                Event::Failed { .. } => {}
+                Event::Begun { .. } | Event::Failed { .. } => {}
             })
             .unwrap();
         assert_eq!(ended, CALLS);

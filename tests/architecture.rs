@@ -129,7 +129,8 @@ const IMPURE: &[&str] = &[
     "std::time",
 ];
 
-/// The only places that say `unsafe`: system calls, and one load of sixteen bytes for which there is no safe function.
+/// The only places that say `unsafe`: system calls, prefetching, and one load of sixteen bytes for which there is no safe
+/// function.
 const UNSAFE: &[&str] = &["clock/", "net/", "openrtb/marks.rs"];
 
 #[test]

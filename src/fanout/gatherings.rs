@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use super::{CallFailure, Reply};
 use crate::clock::Instant;
+use crate::net::{prefetch, prefetch_slice};
 
 /// Buffers kept for reuse, beyond which they are freed: as many answers as a busy shard holds (8,000 fan-outs/s, half of
 /// whose 23 answers wait for 20 ms for the others).
@@ -17,6 +18,9 @@ const BUFFER_BYTES_KEPT: usize = 4 << 10;
 /// A fan-out is woken for what has arrived once it is so much: common answers wait for the last of them, huge ones are read
 /// and their buffers given back.
 const HELD_BYTES_MAX: usize = 64 << 10;
+
+/// So much of an answer is asked for while the one before it is read: what comes behind is read ahead by the processor.
+const BYTES_EXPECTED: usize = 512;
 
 /// Names one call of one fan-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +76,8 @@ struct Inner {
 struct Gathering {
     generation: u32,
     waker: Option<Waker>,
-    /// By call, and how many of them are true.
-    waiting: Vec<bool>,
+    /// Calls that are waited for, and how many they are.
+    waiting: Calls,
     outstanding: usize,
     arrived: Vec<Completion>,
     /// In the bodies of `arrived`.
@@ -89,7 +93,7 @@ impl Gatherings {
             u32::try_from(inner.gatherings.len() - 1).unwrap_or(u32::MAX)
         });
         let gathering = &mut inner.gatherings[index as usize];
-        gathering.waiting.resize(calls, true);
+        gathering.waiting.fill(calls);
         gathering.outstanding = calls;
         Ticket {
             gathering: index,
@@ -121,17 +125,15 @@ impl Gatherings {
     pub fn complete(&self, ticket: Ticket, at: Instant, result: Result<Reply, CallFailure>) -> bool {
         let mut inner = self.inner.borrow_mut();
         let call = usize::from(ticket.call);
-        let wanted = inner
-            .of(ticket)
-            .filter(|gathering| gathering.waiting.get(call) == Some(&true));
-        let Some(gathering) = wanted else {
+        let gathering = inner.of(ticket);
+        let Some(gathering) = gathering.filter(|gathering| gathering.waiting.has(call)) else {
             drop(inner);
             if let Ok(reply) = result {
                 self.recycle(reply.body);
             }
             return false;
         };
-        gathering.waiting[call] = false;
+        gathering.waiting.remove(call);
         gathering.outstanding -= 1;
         gathering.held_bytes += result.as_ref().map_or(0, |reply| reply.body.len());
         let is_urgent = matches!(result, Err(CallFailure::Stale)) || gathering.held_bytes > HELD_BYTES_MAX;
@@ -151,10 +153,7 @@ impl Gatherings {
         let Some(gathering) = inner.of(ticket) else {
             return false;
         };
-        let Some(waiting) = gathering.waiting.get_mut(usize::from(ticket.call)) else {
-            return false;
-        };
-        let was_waiting = std::mem::replace(waiting, false);
+        let was_waiting = gathering.waiting.remove(usize::from(ticket.call));
         gathering.outstanding -= usize::from(was_waiting);
         was_waiting
     }
@@ -163,9 +162,8 @@ impl Gatherings {
     pub fn wait_again(&self, ticket: Ticket) {
         let mut inner = self.inner.borrow_mut();
         let Some(gathering) = inner.of(ticket) else { return };
-        if let Some(waiting) = gathering.waiting.get_mut(usize::from(ticket.call)) {
-            gathering.outstanding += usize::from(!std::mem::replace(waiting, true));
-        }
+        let is_new = gathering.waiting.insert(usize::from(ticket.call));
+        gathering.outstanding += usize::from(is_new);
     }
 
     /// Whether a call is waited for.
@@ -174,7 +172,7 @@ impl Gatherings {
         let mut inner = self.inner.borrow_mut();
         inner
             .of(ticket)
-            .is_some_and(|g| g.waiting.get(usize::from(ticket.call)) == Some(&true))
+            .is_some_and(|gathering| gathering.waiting.has(usize::from(ticket.call)))
     }
 
     /// Whether a call's fan-out goes on.
@@ -189,7 +187,26 @@ impl Gatherings {
         let gathering = inner.of(ticket)?;
         let completion = gathering.arrived.pop()?;
         gathering.held_bytes -= completion.result.as_ref().map_or(0, |reply| reply.body.len());
+        if let Some(Ok(reply)) = gathering.arrived.last().map(|next| &next.result) {
+            prefetch_slice(&reply.body, BYTES_EXPECTED);
+        }
         Some(completion)
+    }
+
+    /// An answer to this call has begun: asks for the memory of its fan-out.
+    pub fn expect_answer(&self, ticket: Ticket) {
+        if let Some(gathering) = self.inner.borrow().gatherings.get(ticket.gathering as usize) {
+            prefetch(gathering);
+        }
+    }
+
+    /// It will end in a moment: asks for the memory of the completion.
+    pub fn expect_completion(&self, ticket: Ticket) {
+        if let Some(gathering) = self.inner.borrow_mut().of(ticket)
+            && let Some(next) = gathering.arrived.spare_capacity_mut().first()
+        {
+            prefetch(next);
+        }
     }
 
     /// Whom to wake when an answer arrives.
@@ -221,9 +238,97 @@ impl Gatherings {
     }
 }
 
+/// A set of the calls of one fan-out. The first 128 are a word, in the fan-out's own memory: there are seldom more, and a
+/// place of their own would be one more to wait for.
+#[derive(Debug, Default)]
+struct Calls {
+    first: u128,
+    more: Vec<bool>,
+}
+
+/// How many calls are in [`Calls::first`].
+const FIRST_CALLS: usize = 128;
+
+impl Calls {
+    /// The first `calls`, and no others.
+    fn fill(&mut self, calls: usize) {
+        self.first = match calls {
+            0 => 0,
+            _ => u128::MAX >> FIRST_CALLS.saturating_sub(calls),
+        };
+        self.more.clear();
+        self.more.resize(calls.saturating_sub(FIRST_CALLS), true);
+    }
+
+    fn clear(&mut self) {
+        self.fill(0);
+    }
+
+    fn has(&self, call: usize) -> bool {
+        match call.checked_sub(FIRST_CALLS) {
+            None => self.first >> call & 1 == 1,
+            Some(place) => self.more.get(place) == Some(&true),
+        }
+    }
+
+    /// Whether it was not there.
+    fn insert(&mut self, call: usize) -> bool {
+        let is_new = !self.has(call);
+        self.set(call, true);
+        is_new
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, call: usize) -> bool {
+        let was_there = self.has(call);
+        self.set(call, false);
+        was_there
+    }
+
+    fn set(&mut self, call: usize, is_there: bool) {
+        match call.checked_sub(FIRST_CALLS) {
+            None if is_there => self.first |= 1 << call,
+            None => self.first &= !(1 << call),
+            Some(place) => {
+                if let Some(flag) = self.more.get_mut(place) {
+                    *flag = is_there;
+                }
+            }
+        }
+    }
+}
+
 impl Inner {
     fn of(&mut self, ticket: Ticket) -> Option<&mut Gathering> {
         let gathering = self.gatherings.get_mut(ticket.gathering as usize)?;
         (gathering.generation == ticket.generation).then_some(gathering)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Beside a set, its slow obvious twin.
+        #[test]
+        fn calls_are_a_set(count in 0_usize..200, steps in prop::collection::vec((any::<bool>(), 0_usize..200), 0..50)) {
+            let mut calls = Calls::default();
+            calls.fill(200);
+            calls.fill(count);
+            let mut set: BTreeSet<usize> = (0..count).collect();
+            for (adds, call) in steps.into_iter().filter(|(_, call)| *call < count) {
+                if adds {
+                    prop_assert_eq!(calls.insert(call), set.insert(call));
+                } else {
+                    prop_assert_eq!(calls.remove(call), set.remove(&call));
+                }
+            }
+            prop_assert!((0..200).all(|call| calls.has(call) == set.contains(&call)));
+        }
     }
 }

@@ -124,6 +124,11 @@ pub struct Head {
 /// What became of a call. Each ends exactly once, with `Ended` or `Failed`.
 #[derive(Debug)]
 pub enum Event<'a, T> {
+    /// The head is there and was good; a body follows.
+    Begun {
+        /// The call's.
+        tag: &'a mut T,
+    },
     /// A part of the body; never more than allowed in all.
     Data {
         /// The call's.
@@ -159,9 +164,10 @@ pub enum Refused {
 }
 
 impl<T> ClientConnection<T> {
-    /// What one call costs while it is under way: its stream with its place in the slab, and its place in the ring.
+    /// What one call costs while it is under way: its slot, that slot's place among the free ones, and its place in the
+    /// ring.
     #[cfg(test)]
-    pub const BYTES_PER_CALL: usize = size_of::<Option<Stream<T>>>() + size_of::<u32>();
+    pub const BYTES_PER_CALL: usize = size_of::<Option<Stream<T>>>() + 2 * size_of::<u32>();
 
     /// A connection with prior knowledge: what goes out first is already in its output, and calls may be started at
     /// once (RFC 9113 §3.4). An answer has at most `body_bytes_max` bytes.
@@ -428,11 +434,22 @@ impl<T> ClientConnection<T> {
             self.partial = partial;
         }
         while let Some((frame, rest)) = Frame::split(input)? {
+            if frame.kind == kind::HEADERS {
+                self.look_ahead(rest);
+            }
             self.on_frame(frame, on)?;
             input = rest;
         }
         self.partial.extend_from_slice(input);
         Ok(())
+    }
+
+    /// Behind the head of an answer come, as a rule, its body in one frame and the next answer's head: asks for the memory
+    /// of that one's stream. If something else comes, nothing is lost but that.
+    fn look_ahead(&self, behind_head: &[u8]) {
+        if let Some(id) = frame::stream_of_the_next_but_one(behind_head) {
+            self.streams.expect(id);
+        }
     }
 
     fn on_frame(&mut self, frame: Frame<'_>, on: &mut impl FnMut(Event<'_, T>)) -> Result<(), Violation> {
@@ -621,6 +638,7 @@ impl<T> ClientConnection<T> {
         if stream.length != NO_LENGTH && stream.length > self.body_bytes_max {
             return self.refuse(id, code::CANCEL, CallFailure::TooLarge, on);
         }
+        on(Event::Begun { tag: &mut stream.tag });
         Ok(())
     }
 

@@ -92,6 +92,7 @@ fn feed(client: &mut Client, input: &[u8]) -> String {
     let mut said = Vec::new();
     let mut bodies = std::collections::BTreeMap::<u32, String>::new();
     let result = client.receive(input, |event| match event {
+        Event::Begun { .. } => {}
         Event::Data { tag, bytes } => *bodies.entry(*tag).or_default() += &String::from_utf8_lossy(bytes),
         Event::Ended { tag, head } => {
             let gzip = if head.gzip { " gzip" } else { "" };
@@ -866,6 +867,7 @@ proptest! {
             let (mut said, mut bodies) = (Vec::new(), std::collections::BTreeMap::<u32, Vec<u8>>::new());
             for part in parts {
                 client.receive(part, |event| match event {
+                    Event::Begun { tag } => assert_eq!(bodies.insert(*tag, Vec::new()), None, "once, before its body"),
                     Event::Data { tag, bytes } => bodies.entry(*tag).or_default().extend_from_slice(bytes),
                     Event::Ended { tag, head } => said.push(format!("{tag}: {head:?}")),
                     Event::Failed { tag, failure } => said.push(format!("{tag}: {failure}")),
@@ -896,7 +898,7 @@ proptest! {
         bytes.extend(tail);
         let mut ended = Vec::new();
         let _ends = client.receive(&bytes, |event| match event {
-            Event::Data { .. } => {}
+            Event::Begun { .. } | Event::Data { .. } => {}
             Event::Ended { tag, .. } | Event::Failed { tag, .. } => ended.push(tag),
         });
         client.fail_all(|tag, _| ended.push(tag));

@@ -130,6 +130,12 @@ pub(super) fn length(input: &[u8]) -> Result<Option<usize>, Violation> {
     Ok(Some(HEADER_BYTES + length))
 }
 
+/// The stream of the frame behind the first of `input`, if its header is there.
+pub(super) fn stream_of_the_next_but_one(input: &[u8]) -> Option<u32> {
+    let header = input.get(length(input).ok()??..)?.get(..HEADER_BYTES)?;
+    Some(number(&header[5..]) & STREAM_ID_MAX)
+}
+
 /// The number in the first four bytes; the caller has checked that they are there.
 pub(super) fn number(bytes: &[u8]) -> u32 {
     bytes.first_chunk().map_or(0, |four| u32::from_be_bytes(*four))

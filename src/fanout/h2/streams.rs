@@ -1,12 +1,16 @@
 //! The open streams of one connection, by id.
 //!
 //! A client's ids follow each other, so an id is a place in a ring: no hashing, and a stream that has ended leaves 4
-//! bytes until the older ones have ended too. The streams themselves are in a slab, whose slots are used again at
-//! once. The first of the ring is the oldest open stream.
+//! bytes until the older ones have ended too. The streams themselves are in slots, which are used again at once. The
+//! first of the ring is the oldest open stream.
+//!
+//! Not the slab crate's: the list of its free slots is kept in the slots, so that taking one waits for its memory. Here it
+//! is kept apart, and the memory of what will be needed next is asked for before ([`Streams::expect`]).
 
 use std::collections::VecDeque;
+use std::mem;
 
-use slab::Slab;
+use crate::net::prefetch;
 
 /// The place of a stream that has ended.
 const ENDED: u32 = u32::MAX;
@@ -17,7 +21,8 @@ pub(super) struct Streams<S> {
     /// The id of the first place.
     first: u32,
     places: VecDeque<u32>,
-    open: Slab<S>,
+    slots: Vec<Option<S>>,
+    free: Vec<u32>,
 }
 
 impl<S> Streams<S> {
@@ -25,29 +30,54 @@ impl<S> Streams<S> {
         Self {
             first,
             places: VecDeque::new(),
-            open: Slab::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.open.len()
+        self.slots.len() - self.free.len()
     }
 
     /// Adds the stream of the next id.
     pub(super) fn push(&mut self, stream: S) {
-        let slot = self.open.insert(stream);
-        self.places.push_back(u32::try_from(slot).unwrap_or(ENDED));
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                // Forgotten and not dropped: it is empty, and to look whether it is would wait for its memory.
+                mem::forget(mem::replace(&mut self.slots[slot as usize], Some(stream)));
+                slot
+            }
+            None => {
+                self.slots.push(Some(stream));
+                u32::try_from(self.slots.len() - 1).unwrap_or(ENDED)
+            }
+        };
+        self.places.push_back(slot);
+        if let Some(&next) = self.free.last() {
+            prefetch(&self.slots[next as usize]);
+        }
+    }
+
+    /// Asks for the memory of a stream that will be needed soon, if there is one.
+    pub(super) fn expect(&self, id: u32) {
+        let place = self.place(id).and_then(|place| self.places.get(place));
+        if let Some(slot) = place.and_then(|slot| self.slots.get(*slot as usize)) {
+            prefetch(slot);
+        }
     }
 
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut S> {
         let slot = *self.places.get(self.place(id)?)?;
-        self.open.get_mut(slot as usize)
+        self.slots.get_mut(slot as usize)?.as_mut()
     }
 
     pub(super) fn remove(&mut self, id: u32) -> Option<S> {
         let place = self.place(id)?;
-        let slot = std::mem::replace(self.places.get_mut(place)?, ENDED);
-        let stream = self.open.try_remove(slot as usize);
+        let slot = mem::replace(self.places.get_mut(place)?, ENDED);
+        let stream = self.slots.get_mut(slot as usize).and_then(Option::take);
+        if stream.is_some() {
+            self.free.push(slot);
+        }
         while self.places.front() == Some(&ENDED) {
             self.places.pop_front();
             self.first += 2;
@@ -58,12 +88,12 @@ impl<S> Streams<S> {
     /// The oldest open stream.
     pub(super) fn oldest(&self) -> Option<(u32, &S)> {
         let slot = *self.places.front()?;
-        Some((self.first, self.open.get(slot as usize)?))
+        Some((self.first, self.slots.get(slot as usize)?.as_ref()?))
     }
 
     /// All open streams, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &S> {
-        self.open.iter().map(|(_, stream)| stream)
+        self.slots.iter().flatten()
     }
 
     fn place(&self, id: u32) -> Option<usize> {

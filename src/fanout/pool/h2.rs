@@ -9,7 +9,10 @@ use crate::fanout::dsp::DspOptions;
 use crate::fanout::gatherings::Ticket;
 use crate::fanout::h2::{ClientConnection, Event, Head, Refused, RequestBlock};
 use crate::fanout::{CallFailure, Outgoing, Reply};
-use crate::net::{Channel, Progress};
+use crate::net::{Channel, Progress, prefetch_slice};
+
+/// Of an answer's body, so much memory is asked for when its head is there: nearly all of a common one.
+const BODY_BYTES_EXPECTED: usize = 768;
 
 pub(super) struct DspSide {
     block: RequestBlock,
@@ -38,7 +41,7 @@ pub(super) struct Call {
     due_at: Instant,
     /// Has been refused or lost once already.
     is_retry: bool,
-    /// Taken from the gatherings' pool when the first byte comes.
+    /// Taken from the gatherings' pool when the answer begins.
     body: Vec<u8>,
 }
 
@@ -166,10 +169,13 @@ impl Pool {
         };
         let mut ended = self.ended.take();
         let result = conversation.http.receive(bytes, |event| match event {
+            Event::Begun { tag } => {
+                tag.body = self.gatherings.buffer();
+                prefetch_slice(tag.body.spare_capacity_mut(), BODY_BYTES_EXPECTED);
+                self.gatherings.expect_answer(tag.ticket);
+            }
             Event::Data { tag, bytes } => {
-                if tag.body.capacity() == 0 {
-                    tag.body = self.gatherings.buffer();
-                }
+                self.gatherings.expect_completion(tag.ticket);
                 tag.body.extend_from_slice(bytes);
             }
             Event::Ended { tag, head } => ended.push(Ended {
