@@ -44,7 +44,7 @@ impl<S> Streams<S> {
         let slot = match self.free.pop() {
             Some(slot) => {
                 // Forgotten and not dropped: it is empty, and to look whether it is would wait for its memory.
-                mem::forget(mem::replace(&mut self.slots[slot as usize], Some(stream)));
+                mem::forget(self.slots[slot as usize].replace(stream));
                 slot
             }
             None => {
