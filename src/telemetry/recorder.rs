@@ -247,6 +247,8 @@ impl Recorder {
         let (home, recycled) = bounded(INTERVALS_PER_RECORDER);
         let mut next = Interval::new(current.shard, roster, home.clone());
         next.gauges.go_on_from(&current.gauges);
+        // By the indices of the roster that they were noted down by.
+        add_up(&mut self.notes.borrow_mut(), &mut current);
         let full = std::mem::replace(&mut *current, next);
         let spare = Interval::new(current.shard, roster, home);
         self.spare.set(Some(spare));
