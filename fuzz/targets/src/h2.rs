@@ -72,6 +72,8 @@ fn play(input: &[u8], mut cut: impl FnMut(&[u8], &mut dyn FnMut(&[u8]))) -> Play
                 }
                 window.receive(piece);
                 let result = connection.receive(piece, |event| match event {
+                    // Once, before the first of its body.
+                    Event::Begun { tag } => assert!(!bodies.contains_key(tag)),
                     Event::Data { tag, bytes } => {
                         let body = bodies.entry(*tag).or_default();
                         body.extend_from_slice(bytes);
