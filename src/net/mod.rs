@@ -6,11 +6,13 @@
 mod channel;
 mod doorbell;
 pub mod gzip;
+mod inlet;
 mod listener;
 mod prefetch;
 mod readiness;
 mod signal;
 mod socket;
+mod stamped;
 mod stream;
 mod tasks;
 mod timer;
@@ -18,6 +20,7 @@ pub mod tls;
 
 pub use channel::{Channel, Received};
 pub use doorbell::{Doorbell, Hearing};
+pub use inlet::Inlet;
 pub use listener::{Listener, bind, local_address, refuse_if_taken};
 pub use prefetch::{prefetch, prefetch_slice};
 pub use readiness::{Failure, Interest, Readiness, Ready, Watch, sleep_precisely};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -13,7 +14,9 @@ use std::time::Duration;
 use hyper::rt::{Read, ReadBufCursor, Sleep, Write};
 use socket2::Socket;
 
-use super::{Failure, Readiness, ShardTimer, Watch};
+use super::stamped::{receive, stamp_arrivals};
+use super::{Failure, Inlet, Readiness, ShardTimer, Watch};
+use crate::clock;
 
 /// What every HTTP/2 connection begins with when the client knows beforehand (RFC 9113 §3.4).
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -58,6 +61,7 @@ pub struct HyperStream<O = Unseen> {
     // Before its socket: a watch must not outlive it.
     watch: Watch,
     socket: Socket,
+    inlet: Rc<Inlet>,
     ahead: Vec<u8>,
     ahead_read: usize,
     /// It is HTTP/2, and so the peer sends on its own account.
@@ -84,9 +88,11 @@ impl HyperStream {
         socket.set_nonblocking(true)?;
         // An answer is one write: Nagle's algorithm would only hold back the second half of a large one.
         socket.set_tcp_nodelay(true)?;
+        stamp_arrivals(&socket)?;
         Ok(Self {
             watch: readiness.join(socket.as_fd())?,
             socket,
+            inlet: Rc::default(),
             ahead: Vec::new(),
             ahead_read: 0,
             lingers: false,
@@ -129,9 +135,7 @@ impl HyperStream {
         let mut buffer = [0; H2_PREFACE.len()];
         let wanted = H2_PREFACE.len() - self.ahead.len();
         let chunk = &mut buffer[..wanted];
-        let read =
-            poll_fn(|cx| self.poll_receive(cx, |mut socket| io::Read::read(&mut socket, chunk), wanted))
-                .await?;
+        let read = poll_fn(|cx| self.poll_receive(cx, writable(chunk))).await?;
         self.ahead.extend_from_slice(&buffer[..read]);
         Ok(read > 0)
     }
@@ -141,6 +145,7 @@ impl HyperStream {
         HyperStream {
             watch: self.watch,
             socket: self.socket,
+            inlet: self.inlet,
             ahead: self.ahead,
             ahead_read: self.ahead_read,
             lingers: self.lingers,
@@ -180,25 +185,36 @@ impl HyperStream {
 }
 
 impl<O> HyperStream<O> {
-    /// Has `receive` read at most `room` bytes as soon as there may be some.
-    fn poll_receive(
-        &self,
-        cx: &mut Context<'_>,
-        mut receive: impl FnMut(&Socket) -> io::Result<usize>,
-        room: usize,
-    ) -> Poll<io::Result<usize>> {
+    /// What is known of the bytes that are read.
+    #[must_use]
+    pub fn inlet(&self) -> Rc<Inlet> {
+        Rc::clone(&self.inlet)
+    }
+
+    /// Reads as soon as there may be some bytes, at most as many as there is room for, and notes when they came.
+    fn poll_receive(&self, cx: &mut Context<'_>, into: &mut [MaybeUninit<u8>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.watch.poll_readable(cx));
-            match receive(&self.socket) {
-                Ok(count) => {
+            let now = clock::now();
+            match receive(&self.socket, into) {
+                Ok((count, received)) => {
+                    // Before it is noted that none are left: these came before that.
+                    let waited = received.map_or(Duration::ZERO, |received| {
+                        clock::since_unix_epoch().saturating_sub(received)
+                    });
+                    self.inlet.has_read(now, waited);
                     // Fewer bytes than there was room for: no more are there, and new ones make a new event. Not so after
                     // the peer's end, of which there was an event already.
-                    if count > 0 && count < room && !self.watch.is_closing() {
+                    if count > 0 && count < into.len() && !self.watch.is_closing() {
                         self.watch.has_been_read();
+                        self.inlet.is_empty(now);
                     }
                     return Poll::Ready(Ok(count));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.watch.has_been_read(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.watch.has_been_read();
+                    self.inlet.is_empty(now);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -215,8 +231,7 @@ impl<O> HyperStream<O> {
         });
         let mut scratch = [0; LINGER_READ_BYTES];
         while lingering.bytes < LINGER_BYTES_MAX && lingering.until.as_mut().poll(cx).is_pending() {
-            let read = |mut socket: &Socket| io::Read::read(&mut socket, &mut scratch);
-            match self.poll_receive(cx, read, LINGER_READ_BYTES) {
+            match self.poll_receive(cx, writable(&mut scratch)) {
                 Poll::Ready(Ok(0) | Err(_)) => break,
                 Poll::Ready(Ok(count)) => lingering.bytes += count,
                 Poll::Pending => {
@@ -284,10 +299,14 @@ impl<O: Overseer + Unpin> Read for HyperStream<O> {
             this.ahead_read += count;
             return Poll::Ready(Ok(()));
         }
-        let room = buf.remaining();
+        ready!(this.watch.poll_readable(cx));
+        if !this.inlet.may_read() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         // SAFETY: the buffer is only written to, by the kernel.
         let into = unsafe { buf.as_mut() };
-        let received = ready!(this.poll_receive(cx, |socket| socket.recv(into), room));
+        let received = ready!(this.poll_receive(cx, into));
         let count = received.inspect_err(|error| this.overseer.failed(error))?;
         // SAFETY: so many bytes have just been written, and nothing but the overseer looks at them meanwhile.
         let read = unsafe { std::slice::from_raw_parts(into.as_ptr().cast::<u8>(), count) };
@@ -333,6 +352,12 @@ impl<O: Overseer + Unpin> Write for HyperStream<O> {
         }
         this.poll_linger(cx).map(Ok)
     }
+}
+
+/// A buffer to be written to and not read from.
+fn writable(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: of the same layout, and `receive` writes nothing that is not initialised.
+    unsafe { &mut *(std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>]) }
 }
 
 #[cfg(test)]
