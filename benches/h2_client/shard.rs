@@ -32,7 +32,7 @@ pub(crate) async fn drive<C: Turns, T>(
         let begun = clock::now();
         client.turn(begun);
         timers.advance(begun);
-        let settled = net::settle().await;
+        let settled = net::settle(|| false).await;
         if !client.flush() || !settled {
             continue;
         }

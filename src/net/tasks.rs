@@ -22,11 +22,12 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(Counted { future }).detach();
 }
 
-/// Lets the other tasks of this shard run until none can; false if they could go on for ever.
+/// Lets the other tasks of this shard run until none can; false if they could go on for ever, or `is_over` when one
+/// round of them has ended.
 ///
 /// What runs in the caller's own task beside it is seen too: after two rounds in which no other task ran, nothing that
 /// it did can have woken one.
-pub async fn settle() -> bool {
+pub async fn settle(mut is_over: impl FnMut() -> bool) -> bool {
     let mut quiet = 0;
     for _ in 0..ROUNDS_MAX {
         let before = POLLS.get();
@@ -34,6 +35,9 @@ pub async fn settle() -> bool {
         quiet = if POLLS.get() == before { quiet + 1 } else { 0 };
         if quiet == 2 {
             return true;
+        }
+        if is_over() {
+            return false;
         }
     }
     false
@@ -99,11 +103,27 @@ mod tests {
                     signals[index - 1].raise();
                 });
             }
-            assert!(settle().await);
+            assert!(settle(|| false).await);
             assert_eq!(reached.get(), 0);
             signals[signals.len() - 1].raise();
-            assert!(settle().await);
+            assert!(settle(|| false).await);
             assert_eq!(reached.get(), signals.len() - 1);
+        });
+    }
+
+    #[test]
+    fn a_driver_whose_time_is_over_gets_its_turn() {
+        run_as_shard(async {
+            let ran = Rc::new(Cell::new(0));
+            let runs = Rc::clone(&ran);
+            spawn(async move {
+                loop {
+                    runs.set(runs.get() + 1);
+                    yield_now().await;
+                }
+            });
+            assert!(!settle(|| ran.get() == 3).await);
+            assert_eq!(ran.get(), 3);
         });
     }
 
@@ -117,9 +137,9 @@ mod tests {
                     yield_now().await;
                 }
             });
-            assert!(!settle().await);
+            assert!(!settle(|| false).await);
             done.set(true);
-            assert!(settle().await);
+            assert!(settle(|| false).await);
         });
     }
 }

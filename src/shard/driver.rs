@@ -14,6 +14,11 @@ use crate::fanout::Pool;
 use crate::net::{self, Readiness};
 use crate::telemetry::{Recorder, StallCause};
 
+/// How long tasks may run before DSP answers are taken again: two epochs. New bid requests that come without end must not
+/// keep the answers to earlier ones from being read in their time; what is left of them waits in its sockets, where it ages,
+/// and is shed when it is too old. To shed takes some 5 us: 2 ms are 400 of them, however long the answers took.
+const TASKS_MAX: Duration = Duration::from_millis(2);
+
 /// See the module's description.
 pub(super) struct Driver {
     pub(super) readiness: Rc<Readiness>,
@@ -59,9 +64,10 @@ impl Driver {
     }
 
     /// Lets every task run that can and sends what they have gathered, once for each DSP: the calls of all orchestrations
-    /// that were started in this turn share a write. False if there is more to do.
+    /// that were started in this turn share a write. False if there is more to do, or may be: their time is over.
     async fn let_all_run(&self) -> bool {
-        let settled = net::settle().await;
+        let until = clock::now().after(TASKS_MAX);
+        let settled = net::settle(|| clock::now() >= until).await;
         let sent = self.pool.flush(clock::now());
         settled && sent && !self.pool.has_unread()
     }
