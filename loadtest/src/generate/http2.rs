@@ -314,6 +314,9 @@ impl Http2 {
 
 impl Connection {
     fn has_room(&self) -> bool {
+        if self.link.outbox.len() > OUTBOX_BYTES_MAX {
+            return false;
+        }
         let told = usize::try_from(self.http.peer_streams_max()).unwrap_or(usize::MAX);
         self.http.open_streams()
             < if self.heard {
@@ -445,6 +448,9 @@ const READ_BYTES: usize = 256 * 1024;
 /// RFC 9113 §6.5.2 recommends that no server allow fewer, so this many are safe to send before its SETTINGS
 /// come.
 const STREAMS_UNTIL_TOLD: usize = 100;
+/// Of a server that is so far behind with reading nothing more is asked on this connection: 6,000 requests are more than
+/// it can answer in time, and would be in our memory.
+const OUTBOX_BYTES_MAX: usize = 8 << 20;
 /// No BidResponse is this long.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 

@@ -25,6 +25,7 @@ pub(crate) struct Ledger {
     book_of: Vec<usize>,
     end_ns: u64,
     timeout_ns: u64,
+    tmax_ns: u64,
     in_flight: Window<Request>,
     unchecked: VecDeque<Answered>,
     spare: Vec<Vec<u8>>,
@@ -143,6 +144,7 @@ impl Ledger {
             books,
             book_of,
             timeout_ns: nanos(load.timeout),
+            tmax_ns: load.bid_requests.tmax_ms.saturating_mul(1_000_000),
             in_flight: Window::default(),
             unchecked: VecDeque::new(),
             spare: Vec::new(),
@@ -246,12 +248,10 @@ impl Ledger {
         let Some(answer) = self.unchecked.pop_front() else {
             return;
         };
-        *self
-            .book(answer.intended_ns)
-            .tally
-            .statuses
-            .entry(answer.status)
-            .or_default() += 1;
+        let is_in_time = answer.status == 200 && answer.answered_ns - answer.intended_ns <= self.tmax_ns;
+        let tally = &mut self.book(answer.intended_ns).tally;
+        *tally.statuses.entry(answer.status).or_default() += 1;
+        tally.in_time += u64::from(is_in_time);
         let judged = match answer.status {
             200 => Some(Answer::Response(&answer.body)),
             204 => Some(Answer::NoBid),

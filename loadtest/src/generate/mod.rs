@@ -220,6 +220,7 @@ fn rates(book: &Book, duration: Duration) -> Rates {
         offered: per_second(book.tally.requests, duration),
         sent: per_second(book.sent, duration),
         achieved: per_second(book.answered, duration),
+        in_time: per_second(book.tally.in_time, duration),
     }
 }
 

@@ -37,7 +37,10 @@ impl Outbox {
             match socket.write(&self.buffer[self.sent..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => self.sent += written,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.forget_what_was_sent();
+                    return Ok(false);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -48,6 +51,15 @@ impl Outbox {
             self.buffer = Vec::new();
         }
         Ok(true)
+    }
+
+    /// A peer that is always behind leaves something to send at all times. Moves the rest once what was sent is the
+    /// larger part, so that a byte is moved no more than once.
+    fn forget_what_was_sent(&mut self) {
+        if self.sent > KEEP_BYTES && self.sent > self.len() {
+            self.buffer.drain(..self.sent);
+            self.sent = 0;
+        }
     }
 }
 
@@ -88,6 +100,37 @@ mod tests {
         assert!(outbox.flush(&mut socket)?);
         assert!(outbox.is_empty());
         assert_eq!(socket.taken, b"abcdef");
+        Ok(())
+    }
+
+    #[test]
+    fn a_peer_that_is_always_behind_does_not_fill_the_memory() -> io::Result<()> {
+        /// Takes a chunk at a time, and is then full.
+        struct Slow(bool);
+
+        impl Write for Slow {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = !self.0;
+                if self.0 {
+                    Ok(bytes.len().min(10_000))
+                } else {
+                    Err(ErrorKind::WouldBlock.into())
+                }
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (mut outbox, mut socket) = (Outbox::default(), Slow(false));
+        outbox.buffer().extend_from_slice(&[0; 20_000]);
+        for _ in 0..1_000 {
+            outbox.buffer().extend_from_slice(&[0; 10_000]);
+            assert!(!outbox.flush(&mut socket)?);
+            assert_eq!(outbox.len(), 20_000);
+        }
+        let bytes = outbox.buffer().len();
+        assert!(bytes < 2 * KEEP_BYTES, "{bytes} of 10 MB kept");
         Ok(())
     }
 }

@@ -217,6 +217,8 @@ pub struct Rates {
     pub sent: f64,
     /// What was answered with 200 or 204, whenever it was sent.
     pub achieved: f64,
+    /// Bid responses that an SSP could use: [`Tally::in_time`].
+    pub in_time: f64,
 }
 
 /// Counts of what happened to a set of requests.
@@ -226,6 +228,9 @@ pub struct Tally {
     pub requests: u64,
     /// Answers by HTTP status.
     pub statuses: BTreeMap<u16, u64>,
+    /// Of the answers with status 200, those that were complete within the tmax of their request, counted from when it
+    /// was meant to be sent.
+    pub in_time: u64,
     /// Requests without an answer, by reason.
     pub errors: Errors,
     /// Requests that found no free connection and waited inside the generator.
@@ -354,6 +359,7 @@ impl Tally {
         for (status, n) in &other.statuses {
             *self.statuses.entry(*status).or_default() += n;
         }
+        self.in_time += other.in_time;
         self.errors.add(other.errors);
         self.queued += other.queued;
         self.early += other.early;

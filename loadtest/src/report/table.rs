@@ -109,8 +109,8 @@ fn write_conditions(out: &mut String, report: &Report) -> std::fmt::Result {
     let r = report.rates;
     writeln!(
         out,
-        "rate         {:.1}/s asked, {:.1}/s scheduled, {:.1}/s sent, {:.1}/s achieved",
-        c.rate, r.offered, r.sent, r.achieved
+        "rate         {:.1}/s asked, {:.1}/s scheduled, {:.1}/s sent, {:.1}/s achieved, {:.1}/s bid responses in time",
+        c.rate, r.offered, r.sent, r.achieved, r.in_time
     )
 }
 
