@@ -158,6 +158,7 @@ fn orchestrator_options() -> Options {
     Options {
         deadline: Duration::from_millis(90),
         tmax_margin: Duration::from_millis(10),
+        fan_out_min: Duration::from_millis(1),
         currency: Currency::USD,
         rates: Arc::new(RateTable::default()),
         rules: Rules {

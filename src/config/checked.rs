@@ -50,6 +50,12 @@ pub struct ServerOptions {
     pub cores: Vec<usize>,
     /// Orchestrations in flight, per shard.
     pub max_in_flight: usize,
+    /// What they hold, per shard.
+    pub max_memory_bytes: usize,
+    /// How long bid requests may wait for the shard; `None`: as long as they like.
+    pub queue_delay: Option<QueueDelay>,
+    /// What a bid request is answered with that is one too many.
+    pub shed_status: ShedStatus,
     /// Of one bid request, after decompression.
     pub max_request_bytes: usize,
     /// Of one DSP answer, after decompression.
@@ -70,6 +76,24 @@ pub struct ServerOptions {
     pub balance: bool,
     /// How long what is in flight may take to finish once draining.
     pub drain: Duration,
+}
+
+/// How long bid requests may wait for the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueDelay {
+    /// So long at all times.
+    pub target: Duration,
+    /// Longer, for so long.
+    pub interval: Duration,
+}
+
+/// What a bid request is answered with that is one too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShedStatus {
+    /// 503, with `Retry-After`.
+    ServiceUnavailable,
+    /// 204, as if there were no bid.
+    NoContent,
 }
 
 /// How many shards to run.
@@ -97,6 +121,8 @@ pub struct AuctionOptions {
     pub deadline: Duration,
     /// Kept back from the SSP's tmax.
     pub tmax_margin: Duration,
+    /// With less than this left DSPs are not asked.
+    pub fan_out_min: Duration,
     /// ISO 4217 code that everything is compared in.
     pub currency: String,
     /// Whether a bid at the floor enters.
@@ -243,6 +269,13 @@ pub enum Protocol {
 /// much can be in flight at once does (`profiles/hold.toml`). The histograms end at 60 s and count more as that.
 const AUCTION_MS_MAX: i64 = 600_000;
 
+/// From 1 MiB, some sixty orchestrations, to 1 TiB.
+const MEMORY_BYTES: RangeInclusive<i64> = 1 << 20..=1 << 40;
+
+/// A second: whoever waits longer has long been given up. And an interval of a minute never ends.
+const QUEUE_DELAY_MS_MAX: i64 = 1_000;
+const QUEUE_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
+
 /// 20 ms: beyond it an epoch costs more of the deadline than it can save.
 const EPOCH_US_MAX: i64 = 20_000;
 
@@ -380,12 +413,23 @@ impl ServerOptions {
             reader.wrong(&file.admin, "is the same as server.listen");
         }
         let cores = check_cores(&file.cores, reader);
+        let shed_statuses = [
+            ("503", ShedStatus::ServiceUnavailable),
+            ("204", ShedStatus::NoContent),
+        ];
         Self {
             listen,
             admin,
             shards: check_shards(&file.shards, cores.len(), reader),
             cores,
             max_in_flight: number(&file.max_in_flight, 1..=10_000_000, reader),
+            max_memory_bytes: number(&file.max_memory_bytes, MEMORY_BYTES, reader),
+            queue_delay: Some(QueueDelay {
+                target: millis(&file.queue_delay_target_ms, 0..=QUEUE_DELAY_MS_MAX, reader),
+                interval: millis(&file.queue_delay_interval_ms, QUEUE_INTERVAL_MS, reader),
+            })
+            .filter(|delay| !delay.target.is_zero()),
+            shed_status: one_of(&file.shed_status, shed_statuses, reader),
             max_request_bytes: number(&file.max_request_bytes, 1..=BODY_BYTES_MAX, reader),
             max_response_bytes: number(&file.max_response_bytes, 1..=BODY_BYTES_MAX, reader),
             read_timeout: millis(&file.read_timeout_ms, 1..=CONNECTION_MS_MAX, reader),
@@ -413,10 +457,17 @@ impl AuctionOptions {
                 "must be three upper-case letters, such as \"USD\"",
             );
         }
+        if (1..file.fan_out_ms_min.value).contains(&file.deadline_ms.value) {
+            reader.wrong(
+                &file.deadline_ms,
+                "is less than auction.fan_out_ms_min: nobody would be asked",
+            );
+        }
         let floor_rules = [("at_or_above", FloorRule::AtOrAbove), ("above", FloorRule::Above)];
         Self {
             deadline: millis(&file.deadline_ms, 1..=AUCTION_MS_MAX, reader),
             tmax_margin: millis(&file.tmax_margin_ms, 0..=AUCTION_MS_MAX, reader),
+            fan_out_min: millis(&file.fan_out_ms_min, 1..=AUCTION_MS_MAX, reader),
             currency: file.currency.value.clone(),
             floor_rule: one_of(&file.floor_rule, floor_rules, reader),
             increment_micros: number(&file.increment_micros, 0..=1_000_000_000, reader),

@@ -33,6 +33,10 @@ pub(super) struct ServerFile {
     pub(super) shards: Written<ShardsFile>,
     pub(super) cores: Written<Vec<i64>>,
     pub(super) max_in_flight: Written<i64>,
+    pub(super) max_memory_bytes: Written<i64>,
+    pub(super) queue_delay_target_ms: Written<i64>,
+    pub(super) queue_delay_interval_ms: Written<i64>,
+    pub(super) shed_status: Written<String>,
     pub(super) max_request_bytes: Written<i64>,
     pub(super) max_response_bytes: Written<i64>,
     pub(super) read_timeout_ms: Written<i64>,
@@ -49,6 +53,7 @@ pub(super) struct ServerFile {
 pub(super) struct AuctionFile {
     pub(super) deadline_ms: Written<i64>,
     pub(super) tmax_margin_ms: Written<i64>,
+    pub(super) fan_out_ms_min: Written<i64>,
     pub(super) currency: Written<String>,
     pub(super) floor_rule: Written<String>,
     pub(super) increment_micros: Written<i64>,
@@ -158,6 +163,16 @@ impl ServerFile {
             shards: section.get("shards", ShardsFile::Word("auto".to_owned())),
             cores: section.get("cores", Vec::new()),
             max_in_flight: section.get("max_in_flight", 20_000),
+            // 512 MiB: 20,000 orchestrations of a usual size take 16.4 KiB each (loadtest/runs, 2026-11-21, hold), which
+            // is 320 MiB; half as much again for those that are larger.
+            max_memory_bytes: section.get("max_memory_bytes", 512 << 20),
+            // Of the 90 ms of an auction DSPs commonly have 60 and our own margin takes 10: of the other 20 a quarter.
+            // What DSPs answer waits about as long as what SSPs ask, so at the target half of them are gone.
+            queue_delay_target_ms: section.get("queue_delay_target_ms", 5),
+            // Longer than an auction: what is admitted is work until its deadline, so only after that does the shard feel
+            // all of what it has taken on.
+            queue_delay_interval_ms: section.get("queue_delay_interval_ms", 100),
+            shed_status: section.get("shed_status", "503".to_owned()),
             max_request_bytes: section.get("max_request_bytes", 262_144),
             max_response_bytes: section.get("max_response_bytes", 262_144),
             // Fifty times what an SSP waits for the whole auction: who is slower is not an SSP.
@@ -187,6 +202,9 @@ impl AuctionFile {
         Self {
             deadline_ms: section.get("deadline_ms", 90),
             tmax_margin_ms: section.get("tmax_margin_ms", 10),
+            // The quickest of 23 DSPs with a median of 12.8 ms (sigma 0.519) takes 4.8 ms in half of all auctions: with
+            // less there is most likely not one bid.
+            fan_out_ms_min: section.get("fan_out_ms_min", 5),
             currency: section.get("currency", "USD".to_owned()),
             floor_rule: section.get("floor_rule", "at_or_above".to_owned()),
             increment_micros: section.get("increment_micros", 1),

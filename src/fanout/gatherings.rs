@@ -70,6 +70,8 @@ pub struct Gatherings {
 struct Inner {
     gatherings: Vec<Gathering>,
     free: Vec<u32>,
+    /// Of all of them.
+    held_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -109,12 +111,14 @@ impl Gatherings {
         gathering.generation = gathering.generation.wrapping_add(1);
         gathering.waker = None;
         gathering.waiting.clear();
-        (gathering.outstanding, gathering.held_bytes) = (0, 0);
+        gathering.outstanding = 0;
+        let held_bytes = std::mem::take(&mut gathering.held_bytes);
         for completion in gathering.arrived.drain(..) {
             if let Ok(reply) = completion.result {
                 self.recycle(reply.body);
             }
         }
+        inner.held_bytes -= held_bytes;
         inner.free.push(ticket.gathering);
     }
 
@@ -135,11 +139,13 @@ impl Gatherings {
         };
         gathering.waiting.remove(call);
         gathering.outstanding -= 1;
-        gathering.held_bytes += result.as_ref().map_or(0, |reply| reply.body.len());
+        let bytes = result.as_ref().map_or(0, |reply| reply.body.len());
+        gathering.held_bytes += bytes;
         let is_urgent = matches!(result, Err(CallFailure::Stale)) || gathering.held_bytes > HELD_BYTES_MAX;
         gathering.arrived.push(Completion { call, at, result });
         let wakes = is_urgent || gathering.outstanding == 0;
         let waker = if wakes { gathering.waker.take() } else { None };
+        inner.held_bytes += bytes;
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
@@ -186,10 +192,12 @@ impl Gatherings {
         let mut inner = self.inner.borrow_mut();
         let gathering = inner.of(ticket)?;
         let completion = gathering.arrived.pop()?;
-        gathering.held_bytes -= completion.result.as_ref().map_or(0, |reply| reply.body.len());
+        let bytes = completion.result.as_ref().map_or(0, |reply| reply.body.len());
+        gathering.held_bytes -= bytes;
         if let Some(Ok(reply)) = gathering.arrived.last().map(|next| &next.result) {
             prefetch_slice(&reply.body, BYTES_EXPECTED);
         }
+        inner.held_bytes -= bytes;
         Some(completion)
     }
 
@@ -214,6 +222,12 @@ impl Gatherings {
         if let Some(gathering) = self.inner.borrow_mut().of(ticket) {
             gathering.waker = Some(waker.clone());
         }
+    }
+
+    /// How many bytes of answers have arrived and were not taken.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.inner.borrow().held_bytes
     }
 
     /// How many fan-outs are under way.

@@ -126,6 +126,12 @@ impl<T: Transport> Fanout<T> {
         &self.transport
     }
 
+    /// How many bytes have been answered and not been read yet.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.gatherings.held_bytes()
+    }
+
     /// Starts every call at once and hands each answer to `on_answer`, exactly one per call, as soon as there is no other to
     /// wait for. Ends when all have answered or run out of time, and says how long taking the answers was in all: the clock
     /// is read for all that have arrived together, not for each.

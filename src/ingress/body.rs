@@ -1,16 +1,19 @@
 //! A bid request's body off the wire: within its length, within its time, decompressed.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_lite::future;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 
 use super::Options;
+use super::admission::Place;
 use crate::clock::Timers;
+use crate::net;
 use crate::net::gzip::{GunzipError, gunzip};
 
 /// Why a body was not read.
@@ -32,52 +35,86 @@ pub(super) async fn read(
     request: Request<Incoming>,
     options: &Options,
     timers: &Rc<Timers>,
+    place: &Place<'_>,
 ) -> Result<Bytes, BodyError> {
     let gzipped = is_gzip(request.headers());
+    let version = request.version();
     let body = request.into_body();
     let Ok(gzipped) = gzipped else {
-        discard(body, options, timers).await?;
+        discard(body, version, options, timers).await?;
         return Err(BodyError::UnknownEncoding);
     };
     if body.size_hint().lower() > options.request_bytes_max as u64 {
         return Err(BodyError::TooLarge);
     }
-    let wire = in_time(collect(body, options.request_bytes_max), options, timers).await?;
+    let collecting = collect(body, options.request_bytes_max, place);
+    let wire = in_time(collecting, options.read_timeout, timers).await?;
     if !gzipped {
         return Ok(wire);
     }
     let mut plain = Vec::new();
     match gunzip(&wire, &mut plain, options.request_bytes_max) {
-        Ok(()) => Ok(plain.into()),
+        Ok(()) => {
+            place.holds(plain.len());
+            Ok(plain.into())
+        }
         Err(GunzipError::TooLarge(_)) => Err(BodyError::TooLarge),
         Err(GunzipError::Corrupt) => Err(BodyError::BadGzip),
     }
 }
 
-/// Reads a body that nobody wants, so that the connection stays in step; as long and as large as one that is wanted.
+/// Reads a body that nobody wants, so that the connection stays in step; as long and as large as one that is wanted. Over
+/// HTTP/2 what has not come yet is read behind the answer: other streams do not wait for it, and a stream that is given
+/// up before its end would be reset, of which h2 allows a peer so many.
 pub(super) async fn discard(
-    mut body: Incoming,
+    body: Incoming,
+    version: Version,
     options: &Options,
     timers: &Rc<Timers>,
 ) -> Result<(), BodyError> {
-    let read_all = async {
-        let mut left = options.request_bytes_max;
-        while let Some(frame) = body.frame().await {
+    let mut unwanted = Unwanted {
+        body,
+        bytes_left: options.request_bytes_max,
+    };
+    if let Some(all) = future::poll_once(unwanted.read_all()).await {
+        return all;
+    }
+    let (timeout, timers) = (options.read_timeout, Rc::clone(timers));
+    let rest = async move { in_time(unwanted.read_all(), timeout, &timers).await };
+    if version != Version::HTTP_2 {
+        return rest.await;
+    }
+    net::spawn(async move {
+        // Dropping the body ends the stream, whatever came of it.
+        let _answered_already = rest.await;
+    });
+    Ok(())
+}
+
+struct Unwanted {
+    body: Incoming,
+    bytes_left: usize,
+}
+
+impl Unwanted {
+    /// Can be given up at any point and begun again.
+    async fn read_all(&mut self) -> Result<(), BodyError> {
+        while let Some(frame) = self.body.frame().await {
             if let Ok(bytes) = frame.map_err(|_| BodyError::CutOff)?.into_data() {
-                left = left.checked_sub(bytes.len()).ok_or(BodyError::TooLarge)?;
+                let left = self.bytes_left.checked_sub(bytes.len());
+                self.bytes_left = left.ok_or(BodyError::TooLarge)?;
             }
         }
         Ok(())
-    };
-    in_time(read_all, options, timers).await
+    }
 }
 
 async fn in_time<T>(
     reading: impl Future<Output = Result<T, BodyError>>,
-    options: &Options,
+    timeout: Duration,
     timers: &Rc<Timers>,
 ) -> Result<T, BodyError> {
-    let deadline = timers.sleep_until(timers.now().after(options.read_timeout));
+    let deadline = timers.sleep_until(timers.now().after(timeout));
     let timed_out = async {
         deadline.await;
         Err(BodyError::TimedOut)
@@ -86,7 +123,7 @@ async fn in_time<T>(
 }
 
 /// Most bodies arrive whole in one frame and are not copied.
-async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, BodyError> {
+async fn collect(mut body: Incoming, bytes_max: usize, place: &Place<'_>) -> Result<Bytes, BodyError> {
     let mut first = Bytes::new();
     let mut more = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -96,6 +133,7 @@ async fn collect(mut body: Incoming, bytes_max: usize) -> Result<Bytes, BodyErro
         if first.len().max(more.len()) + bytes.len() > bytes_max {
             return Err(BodyError::TooLarge);
         }
+        place.holds(first.len().max(more.len()) + bytes.len());
         if first.is_empty() && more.is_empty() {
             first = bytes;
             continue;

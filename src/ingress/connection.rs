@@ -22,7 +22,7 @@ use super::conduct::{Conduct, Patience, Witness, of_io};
 use super::reply::closing;
 use crate::clock::{Instant, Key, Timers};
 use crate::fanout::Transport;
-use crate::net::{Failure, HyperStream, ShardExecutor};
+use crate::net::{Failure, HyperStream, Inlet, ShardExecutor};
 use crate::telemetry::{ConnectionEnd, Http};
 
 /// A request's head. Real ones have some 300 bytes in 8 headers; this leaves room for proxies and their tracing.
@@ -49,6 +49,12 @@ const H2_SEND_BUFFER_BYTES_MAX: usize = 256 << 10;
 
 /// HPACK's own default: what a peer may have remembered of its heads (RFC 7541 §4.2).
 const H2_HEADER_TABLE_BYTES: u32 = 4096;
+
+/// Reads of an HTTP/2 connection before the requests that they brought are looked at, of 8 kB each: some six bid requests.
+/// hyper reads until nothing is left and only then looks, so that behind a deep backlog all would be let in at once,
+/// none would know when it came, and other connections would wait for this one. HTTP/1.1 brings one request at a time by
+/// itself.
+const H2_READS_MAX: u32 = 1;
 
 /// Resets of streams that were never accepted, after which the peer is told to calm down (CVE-2023-44487).
 const H2_PENDING_RESETS_MAX: usize = 20;
@@ -143,15 +149,16 @@ impl<T: Transport + 'static> Ingress<T> {
             .preserve_header_case(false)
             .title_case_headers(false);
         let conduct = Conduct::new(patience);
-        let failure = stream.failure();
+        let (failure, inlet) = (stream.failure(), stream.inlet());
         let stream = stream.overseen_by(Witness::of_h1(&conduct, &self.timers));
         let service = service_fn(|request| {
             conduct.has_finished_a_head();
-            self.serve_request(request, &conduct, age, Http::H1)
+            self.serve_request(request, &conduct, age, &inlet, Http::H1)
         });
         let connection = builder.serve_connection(stream, service);
         let shutdown = http1::Connection::graceful_shutdown;
-        self.run(connection, &conduct, failure, age, shutdown).await
+        self.run(connection, &inlet, &conduct, failure, age, shutdown)
+            .await
     }
 
     async fn serve_h2(self: &Rc<Self>, stream: HyperStream, age: &Age, patience: Patience) -> ConnectionEnd {
@@ -171,12 +178,14 @@ impl<T: Transport + 'static> Ingress<T> {
             .keep_alive_interval(None)
             .auto_date_header(true);
         let conduct = Conduct::new(patience);
-        let failure = stream.failure();
+        let (failure, inlet) = (stream.failure(), stream.inlet());
+        inlet.allow_reads(H2_READS_MAX);
         let stream = stream.overseen_by(Witness::of_h2(&conduct, &self.timers));
-        let service = service_fn(|request| self.serve_request(request, &conduct, age, Http::H2));
+        let service = service_fn(|request| self.serve_request(request, &conduct, age, &inlet, Http::H2));
         let connection = builder.serve_connection(stream, service);
         let shutdown = http2::Connection::graceful_shutdown;
-        self.run(connection, &conduct, failure, age, shutdown).await
+        self.run(connection, &inlet, &conduct, failure, age, shutdown)
+            .await
     }
 
     /// A request has come on a connection of this age.
@@ -185,16 +194,22 @@ impl<T: Transport + 'static> Ingress<T> {
         request: Request<Incoming>,
         conduct: &Rc<Conduct>,
         age: &Age,
+        inlet: &Rc<Inlet>,
         http: Http,
     ) -> impl Future<Output = Result<http::Response<Answer>, Infallible>> + use<T> {
-        let arrival = self.timers.now();
+        // By the last bytes of its head.
+        let arrival = inlet.received_at();
         let is_last = age.ends_with_request(arrival);
         if is_last {
             self.recorder.connection_aged(http);
         }
         let waiting = Waiting::new(self, conduct);
+        let inlet = Rc::clone(inlet);
         async move {
             let mut response = waiting.ingress.answer(request, arrival).await;
+            if http == Http::H1 {
+                inlet.not_before(waiting.ingress.timers.now());
+            }
             if is_last && http == Http::H1 {
                 response = closing(response);
             }
@@ -208,6 +223,7 @@ impl<T: Transport + 'static> Ingress<T> {
     async fn run<C: Future<Output = hyper::Result<()>>>(
         &self,
         connection: C,
+        inlet: &Inlet,
         conduct: &Conduct,
         failure: Failure,
         age: &Age,
@@ -219,6 +235,7 @@ impl<T: Transport + 'static> Ingress<T> {
         let mut told_to_stop = None;
         poll_fn(|cx| {
             loop {
+                inlet.is_served();
                 if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                     let by_itself = || {
                         told_to_stop
@@ -244,6 +261,7 @@ impl<T: Transport + 'static> Ingress<T> {
                     Err(end) => {
                         conduct.must_end(end);
                         // It reads, and with that says why.
+                        inlet.is_served();
                         let _ends_now = connection.as_mut().poll(cx);
                         return Poll::Ready(end);
                     }

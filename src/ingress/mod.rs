@@ -32,10 +32,12 @@ use crate::openrtb::IdOf;
 use crate::orchestration::{Orchestrator, Outcome, isolate};
 use crate::telemetry::{ConnectionEnd, Recorder, ShedReason, Stage};
 
-use admission::Admission;
+use admission::{Admission, Place};
 use body::BodyError;
 use guests::Guests;
 use reply::Reply;
+
+pub use admission::{Limits, QueueLimits};
 
 /// Where SSPs post bid requests.
 const AUCTION_PATH: &str = "/openrtb2/auction";
@@ -46,8 +48,10 @@ const STATUS_PATH: &str = "/status";
 /// Ingress options.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Orchestrations of this shard at once; one more is shed.
-    pub in_flight_max: usize,
+    /// What this shard takes on at most; what is more is shed.
+    pub limits: Limits,
+    /// Whether what is shed is answered 204, as if there were no bid, and not 503.
+    pub sheds_as_no_bid: bool,
     /// A request's body, on the wire as well as decompressed.
     pub request_bytes_max: usize,
     /// A head must be there this long after its first byte, and a body this long after its head.
@@ -94,7 +98,7 @@ impl<T: Transport + 'static> Ingress<T> {
         // For what a connection does after hyper.
         let _of_this_thread = ShardTimer::install(&timers);
         Rc::new(Self {
-            admission: Admission::new(options.in_flight_max),
+            admission: Admission::new(options.limits, timers.now()),
             guests: Guests::new(options.connections_max, options.connections_per_peer_max),
             generation: RefCell::new(Rc::new(Generation {
                 options,
@@ -110,8 +114,10 @@ impl<T: Transport + 'static> Ingress<T> {
     /// Orchestrations and connections under way.
     #[must_use]
     pub fn load(&self) -> Load {
+        let held_bytes = self.generation.borrow().orchestrator.held_bytes();
         Load {
             in_flight: self.admission.in_flight(),
+            memory_bytes: self.admission.memory_bytes(held_bytes),
             connections: self.guests.count(),
         }
     }
@@ -125,7 +131,7 @@ impl<T: Transport + 'static> Ingress<T> {
     /// Has new requests meet another configuration from now on, and new connections its limits. Returns the one before,
     /// which lives for as long as a request needs it.
     pub fn go_on_with(&self, options: Options, orchestrator: Orchestrator<T>) -> Rc<Generation<T>> {
-        self.admission.limit(options.in_flight_max);
+        self.admission.limit(options.limits);
         self.guests
             .limit(options.connections_max, options.connections_per_peer_max);
         self.generation.replace(Rc::new(Generation {
@@ -165,17 +171,14 @@ impl<T: Transport + 'static> Ingress<T> {
             return refusal;
         }
         let reply = match (request.uri().path(), request.method()) {
-            (AUCTION_PATH, &Method::POST) => match self.admission.enter() {
-                Some(_admitted) => {
+            (AUCTION_PATH, &Method::POST) => match self.admit(generation, arrival) {
+                Ok(place) => {
                     self.recorder.stage(Stage::Admit, self.nanos_since(arrival));
-                    let reply = self.auction(generation, request, arrival).await;
+                    let reply = self.auction(generation, request, arrival, &place).await;
                     self.recorder.stage(Stage::Total, self.nanos_since(arrival));
                     return reply;
                 }
-                None => {
-                    self.recorder.shed(ShedReason::InFlight);
-                    Reply::Shed
-                }
+                Err(reason) => self.shed(generation, reason),
             },
             (AUCTION_PATH, _) => Reply::MethodNotAllowed("POST"),
             (STATUS_PATH, &Method::GET | &Method::HEAD) => Reply::Alive,
@@ -183,9 +186,25 @@ impl<T: Transport + 'static> Ingress<T> {
             (path, method) => framing::nowhere(method, path),
         };
         // What is left unread would be taken for the next request, so hyper would have to close the connection.
-        match body::discard(request.into_body(), &generation.options, &self.timers).await {
+        let version = request.version();
+        match body::discard(request.into_body(), version, &generation.options, &self.timers).await {
             Ok(()) => reply,
             Err(error) => Reply::from(error),
+        }
+    }
+
+    fn admit(&self, generation: &Generation<T>, arrival: Instant) -> Result<Place<'_>, ShedReason> {
+        let held_bytes = generation.orchestrator.held_bytes();
+        self.admission.enter(self.timers.now(), arrival, held_bytes)
+    }
+
+    fn shed(&self, generation: &Generation<T>, reason: ShedReason) -> Reply {
+        self.recorder.shed(reason);
+        match reason {
+            // It is not one too many; there is just nothing left to do for it.
+            ShedReason::Late => Reply::NothingForThisOne,
+            _ if generation.options.sheds_as_no_bid => Reply::NothingForThisOne,
+            _ => Reply::Shed(reason),
         }
     }
 
@@ -194,9 +213,10 @@ impl<T: Transport + 'static> Ingress<T> {
         generation: &Generation<T>,
         request: Request<Incoming>,
         arrival: Instant,
+        place: &Place<'_>,
     ) -> Reply {
         let reading = self.timers.now();
-        let body = match body::read(request, &generation.options, &self.timers).await {
+        let body = match body::read(request, &generation.options, &self.timers, place).await {
             Ok(body) => body,
             Err(error) => return Reply::from(error),
         };
@@ -251,6 +271,8 @@ impl<T> fmt::Debug for Ingress<T> {
 pub struct Load {
     /// Orchestrations in flight.
     pub in_flight: usize,
+    /// What they hold.
+    pub memory_bytes: usize,
     /// Open connections from SSPs.
     pub connections: usize,
 }

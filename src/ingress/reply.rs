@@ -8,6 +8,7 @@ use hyper::body::Bytes;
 
 use crate::net::gzip::gzip;
 use crate::orchestration::Outcome;
+use crate::telemetry::ShedReason;
 
 /// A response on its way to hyper.
 pub(super) type Response = http::Response<Bytes>;
@@ -35,8 +36,8 @@ pub(super) enum Reply {
     OutOfStep(&'static str),
     /// Our own failure: no bid for this one, the connection goes on.
     NothingForThisOne,
-    /// Too many at once.
-    Shed,
+    /// One more than the shard takes on.
+    Shed(ShedReason),
     TooLarge,
     UnknownEncoding,
     NotFound,
@@ -65,16 +66,7 @@ impl Reply {
             }
             Self::Invalid(reasons) => text(StatusCode::BAD_REQUEST, why(&reasons)),
             Self::OutOfStep(fault) => closing(text(StatusCode::BAD_REQUEST, why(fault))),
-            Self::Shed => {
-                let mut response = text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    why("at the limit of requests in flight"),
-                );
-                response
-                    .headers_mut()
-                    .insert(RETRY_AFTER, HeaderValue::from_static("1"));
-                response
-            }
+            Self::Shed(reason) => shed(if error_body { reason.label() } else { "" }),
             Self::TooLarge => {
                 // The rest of the body is still under way, and reading it to its end is what the limit is for.
                 closing(text(
@@ -151,6 +143,16 @@ pub(super) fn closing(mut response: Response) -> Response {
     response
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Made without allocating but for its headers: a shard that sheds has no time.
+fn shed(why: &'static str) -> Response {
+    let mut response = Response::new(Bytes::from_static(why.as_bytes()));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }
 

@@ -90,6 +90,7 @@ fn a_panic_costs_its_request_and_nothing_else() {
             ingress.load(),
             Load {
                 in_flight: 0,
+                memory_bytes: 0,
                 connections: 0
             }
         );
@@ -158,7 +159,7 @@ async fn drive(readiness: &Readiness, timers: &Timers) {
     loop {
         readiness.take(|_, _| ()).unwrap();
         timers.advance(clock::now());
-        if net::settle().await {
+        if net::settle(|| false).await {
             readiness.wait().unwrap();
         }
     }
@@ -213,6 +214,7 @@ fn ingress(
     let orchestration = orchestration::Options {
         deadline: Duration::from_millis(100),
         tmax_margin: Duration::ZERO,
+        fan_out_min: Duration::from_millis(1),
         currency: Currency::USD,
         rates: Arc::new(RateTable::new(std::iter::empty()).unwrap()),
         rules: Rules {
@@ -225,7 +227,13 @@ fn ingress(
     };
     let orchestrator = Orchestrator::new(orchestration, fanout, Rc::clone(timers), Rc::clone(recorder));
     let options = Options {
-        in_flight_max: 10,
+        limits: Limits {
+            in_flight_max: 10,
+            memory_bytes_max: 1 << 20,
+            late_after: Duration::from_secs(1),
+            queue: None,
+        },
+        sheds_as_no_bid: false,
         request_bytes_max: 10_000,
         read_timeout: Duration::from_secs(5),
         write_timeout: Duration::from_secs(10),

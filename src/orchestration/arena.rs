@@ -25,6 +25,8 @@ const ARENAS_KEPT: usize = 256;
 pub struct Arenas {
     idle: RefCell<Vec<Bump>>,
     lent: Cell<usize>,
+    /// Of those on loan, as of when each was last weighed.
+    lent_bytes: Cell<usize>,
 }
 
 impl Arenas {
@@ -36,10 +38,13 @@ impl Arenas {
             .borrow_mut()
             .pop()
             .unwrap_or_else(|| Bump::with_capacity(ARENA_BYTES));
-        Arena {
+        let arena = Arena {
             bump: Some(bump),
+            weight: Cell::new(0),
             pool: self,
-        }
+        };
+        arena.weigh();
+        arena
     }
 
     #[cfg(test)]
@@ -50,6 +55,11 @@ impl Arenas {
     /// How many are on loan.
     pub(super) fn lent(&self) -> usize {
         self.lent.get()
+    }
+
+    /// How many bytes those on loan have.
+    pub(super) fn lent_bytes(&self) -> usize {
+        self.lent_bytes.get()
     }
 
     fn give_back(&self, mut bump: Bump) {
@@ -86,7 +96,22 @@ impl Scratch {
 pub struct Arena<'a> {
     /// Always there but in the middle of dropping.
     bump: Option<Bump>,
+    weight: Cell<usize>,
     pool: &'a Arenas,
+}
+
+impl Arena<'_> {
+    /// Has its pool know how large it has grown.
+    pub(super) fn weigh(&self) {
+        self.weighs(self.allocated_bytes());
+    }
+
+    fn weighs(&self, bytes: usize) {
+        let before = self.weight.replace(bytes);
+        self.pool
+            .lent_bytes
+            .set(self.pool.lent_bytes.get() - before + bytes);
+    }
 }
 
 impl Deref for Arena<'_> {
@@ -102,6 +127,7 @@ impl Deref for Arena<'_> {
 
 impl Drop for Arena<'_> {
     fn drop(&mut self) {
+        self.weighs(0);
         if let Some(bump) = self.bump.take() {
             self.pool.give_back(bump);
         }
@@ -123,6 +149,25 @@ mod tests {
         let again = arenas.take();
         assert!(again.chunk_capacity() > place, "it was reset");
         assert_eq!(arenas.idle.borrow().len(), 0);
+    }
+
+    #[test]
+    fn what_is_on_loan_is_weighed() {
+        let arenas = Arenas::default();
+        let (small, large) = (arenas.take(), arenas.take());
+        assert_eq!(arenas.lent_bytes(), 2 * ARENA_BYTES, "from the first byte on");
+        large.alloc_slice_fill_copy(100_000, 7_u8);
+        large.weigh();
+        assert!(arenas.lent_bytes() > ARENA_BYTES + 100_000);
+        drop(large);
+        assert_eq!(arenas.lent_bytes(), ARENA_BYTES);
+        drop(small);
+        assert_eq!(arenas.lent_bytes(), 0);
+        let _again = (arenas.take(), arenas.take());
+        assert!(
+            arenas.lent_bytes() > 100_000,
+            "one that has grown is as heavy when it is lent again"
+        );
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Market {
         let options = Options {
             deadline: Duration::from_millis(90),
             tmax_margin: Duration::from_millis(10),
+            fan_out_min: Duration::from_millis(1),
             currency: Currency::USD,
             rates: Arc::new(RateTable::new([("EUR", "USD", "1.1")]).unwrap()),
             rules: Rules {

@@ -44,6 +44,8 @@ pub struct Options {
     pub currency: Currency,
     /// How floors and bids come into the auction's currency.
     pub rates: Arc<RateTable>,
+    /// With less than this left DSPs are not asked: hardly one could answer.
+    pub fan_out_min: Duration,
     /// How an imp is sold.
     pub rules: Rules,
     /// What the exchange insists on beyond OpenRTB.
@@ -129,6 +131,12 @@ impl<T: Transport> Orchestrator<T> {
         self.arenas.lent()
     }
 
+    /// How many bytes orchestrations in flight hold: their arenas, and what DSPs have answered and nobody has read.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.arenas.lent_bytes() + self.fanout.held_bytes()
+    }
+
     /// How many arenas are in the pool, not on loan.
     #[cfg(test)]
     pub(crate) fn arenas_idle(&self) -> usize {
@@ -158,10 +166,14 @@ impl<T: Transport> Orchestrator<T> {
         };
         let mut offers = Offers::new(&request, &plan, &arena);
         offers.logged = self.begin_event(&request, &plan, times, &arena);
+        arena.weigh();
         let asked = self.timers.now();
         let reading = self
             .fanout
-            .gather(plan.calls, |answer| self.read_offers(&mut offers, answer))
+            .gather(plan.calls, |answer| {
+                self.read_offers(&mut offers, answer);
+                arena.weigh();
+            })
             .await;
         self.recorder.stage(Stage::Offers, nanos(reading));
         let mut times = StageTimes {

@@ -9,6 +9,7 @@ use crate::fanout::{Call, DspId, Transport};
 use crate::money::Currency;
 use crate::openrtb::codes::{NoBidReason, NonBidStatus};
 use crate::openrtb::{BidRequest, Splice};
+use crate::telemetry::ShedReason;
 
 /// A DSP is not asked when it would have less than this: no bidder answers over a network in a millisecond, and
 /// `tmax` has no smaller unit.
@@ -36,13 +37,17 @@ impl<T: Transport> Orchestrator<T> {
     ) -> Result<Plan<'a>, NoBidReason> {
         let imps = request.imps.len();
         let Some(currency) = self.auction_currency(request) else {
-            let dsps = self.fanout.dsps().iter();
-            dsps.for_each(|(dsp, _)| self.not_asked(dsp, imps, NonBidStatus::UnsupportedCurrency));
+            self.ask_nobody(imps, NonBidStatus::UnsupportedCurrency);
             return Err(NoBidReason::TechnicalError);
         };
         let bid_currencies = bid_currencies(request, currency, arena);
         let now = self.timers.now();
         let deadline = self.deadline(request, arrival);
+        if deadline.since(now) < self.options.fan_out_min {
+            self.ask_nobody(imps, NonBidStatus::InsufficientTime);
+            self.recorder.shed(ShedReason::Late);
+            return Err(NoBidReason::InsufficientTime);
+        }
         let splice = Splice::new(request);
         let mut bodies: ArenaVec<'_, (u32, &[u8])> = ArenaVec::new_in(arena);
         let mut calls = ArenaVec::with_capacity_in(self.fanout.dsps().count(), arena);
@@ -77,6 +82,11 @@ impl<T: Transport> Orchestrator<T> {
             currency,
             bid_currencies,
         })
+    }
+
+    fn ask_nobody(&self, imps: usize, status: NonBidStatus) {
+        let dsps = self.fanout.dsps().iter();
+        dsps.for_each(|(dsp, _)| self.not_asked(dsp, imps, status));
     }
 
     fn not_asked(&self, dsp: DspId, imps: usize, status: NonBidStatus) {

@@ -441,6 +441,7 @@ impl Care {
     fn gauges(&self) {
         let load = self.ingress.load();
         self.recorder.in_flight(load.in_flight as u64);
+        self.recorder.memory(load.memory_bytes as u64);
         let active = load.connections.min(load.in_flight);
         self.recorder
             .ssp_connections(ConnectionState::Active, active as u64);

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::Prepared;
 use crate::auction::{FloorRule, Rules};
-use crate::config::{self, Config, NoBidAnswer, Shards};
+use crate::config::{self, Config, NoBidAnswer, Shards, ShedStatus};
 use crate::control::FileOptions;
 use crate::fanout::{DspOptions, EndpointError, Protocol, Target};
-use crate::ingress;
+use crate::ingress::{self, Limits, QueueLimits};
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
 use crate::net::tls::{Roots, TlsOptions};
 use crate::openrtb::Validation;
@@ -122,7 +122,16 @@ pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Pre
     let blueprint = Blueprint {
         generation: before.map_or(1, |before| before.generation + 1),
         ingress: ingress::Options {
-            in_flight_max: server.max_in_flight,
+            limits: Limits {
+                in_flight_max: server.max_in_flight,
+                memory_bytes_max: server.max_memory_bytes,
+                late_after: auction.deadline.saturating_sub(auction.fan_out_min),
+                queue: server.queue_delay.map(|delay| QueueLimits {
+                    target: delay.target,
+                    interval: delay.interval,
+                }),
+            },
+            sheds_as_no_bid: server.shed_status == ShedStatus::NoContent,
             request_bytes_max: server.max_request_bytes,
             read_timeout: server.read_timeout,
             write_timeout: server.write_timeout,
@@ -135,6 +144,7 @@ pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Pre
         orchestration: orchestration::Options {
             deadline: auction.deadline,
             tmax_margin: auction.tmax_margin,
+            fan_out_min: auction.fan_out_min,
             currency,
             rates: Arc::new(rates),
             rules: Rules {

@@ -283,6 +283,7 @@ pub(super) type ConnectionCounts = Counts<{ ConnectionState::ALL.len() }>;
 pub(super) struct Gauges {
     pub(super) config_generation: u64,
     pub(super) in_flight: u64,
+    pub(super) memory_bytes: u64,
     pub(super) ssp_connections: ConnectionCounts,
     /// By the roster's index.
     pub(super) dsp_connections: Vec<ConnectionCounts>,
@@ -293,6 +294,7 @@ impl Gauges {
         Self {
             config_generation: 0,
             in_flight: 0,
+            memory_bytes: 0,
             ssp_connections: Counts::default(),
             dsp_connections: vec![Counts::default(); dsps],
         }
@@ -302,6 +304,7 @@ impl Gauges {
     pub(super) fn copy_from(&mut self, other: &Self) {
         self.config_generation = other.config_generation;
         self.in_flight = other.in_flight;
+        self.memory_bytes = other.memory_bytes;
         self.ssp_connections = other.ssp_connections;
         self.dsp_connections.copy_from_slice(&other.dsp_connections);
     }

@@ -193,14 +193,16 @@ label_values! {
 }
 
 label_values! {
-    /// Why a bid request was refused before it was read.
+    /// Why no auction was held for a bid request.
     ShedReason {
         /// The shard holds as many orchestrations as it may.
         InFlight = "in_flight",
         /// The shard's memory for orchestrations is used up.
         Memory = "memory",
-        /// The shard is so far behind that the answer would come too late.
+        /// The shard has more to do than it can, and this one has waited longer than others.
         QueueDelay = "queue_delay",
+        /// Too little of its own time was left for DSPs to answer in.
+        Late = "late",
         /// The process is draining.
         Draining = "draining",
     }

@@ -143,6 +143,13 @@ impl Merged {
             .map(|(&shard, (_, gauges))| (shard, gauges.in_flight))
     }
 
+    /// What orchestrations in flight hold, in bytes by shard, as each shard said last.
+    pub(super) fn memory(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.shards
+            .iter()
+            .map(|(&shard, (_, gauges))| (shard, gauges.memory_bytes))
+    }
+
     pub(super) fn panics(&self, layer: PanicLayer) -> u64 {
         let of_process = match layer {
             PanicLayer::Request => 0,
@@ -392,9 +399,11 @@ mod tests {
         let (recorders, mut merged) = channel(1);
         let recorder = recorders.recorder(0, &roster(&["a", "b"]));
         recorder.in_flight(7);
+        recorder.memory(70_000);
         recorder.publish();
         merged.collect();
         assert_eq!(merged.in_flight().collect::<Vec<_>>(), [(0, 7)]);
+        assert_eq!(merged.memory().collect::<Vec<_>>(), [(0, 70_000)]);
         record(&recorder, 1);
         drop(recorder);
         merged.collect();

@@ -104,6 +104,17 @@ pub const CATALOGUE: &[Metric] = &[
         },
     },
     Metric {
+        name: "memory_bytes",
+        kind: Kind::Gauge,
+        help: "What bid requests being answered now hold, as server.max_memory_bytes counts it.",
+        labels: &["shard"],
+        samples: |merged, samples| {
+            merged
+                .memory()
+                .for_each(|(shard, n)| samples.integer(&[&shard], n));
+        },
+    },
+    Metric {
         name: "stage_seconds",
         kind: Kind::Histogram,
         help: "Time a bid request spent in each stage of its life; total is from arrival to answer.",
@@ -333,7 +344,7 @@ pub const CATALOGUE: &[Metric] = &[
     Metric {
         name: "shed_total",
         kind: Kind::Counter,
-        help: "Bid requests refused unread, by reason.",
+        help: "Bid requests for which no auction was held, by reason.",
         labels: &["reason"],
         samples: |merged, samples| {
             for reason in ShedReason::ALL {

@@ -359,7 +359,7 @@ impl Recorder {
         }
     }
 
-    /// A bid request was refused unread.
+    /// No auction is held for a bid request.
     pub fn shed(&self, reason: ShedReason) {
         self.current.borrow_mut().tally.shed.add_one(reason);
     }
@@ -466,6 +466,11 @@ impl Recorder {
     /// Orchestrations in flight now.
     pub fn in_flight(&self, now: u64) {
         self.current.borrow_mut().gauges.in_flight = now;
+    }
+
+    /// Bytes that orchestrations in flight hold now.
+    pub fn memory(&self, bytes: u64) {
+        self.current.borrow_mut().gauges.memory_bytes = bytes;
     }
 
     /// SSP connections in `state` now.

@@ -39,7 +39,10 @@ fn exchange(dsps: &Dsps) -> Exchange {
 }
 
 /// Runs a client over one connection.
-fn with_client<F: Future<Output = ()>>(address: SocketAddr, client: impl FnOnce(SendRequest<Bytes>) -> F) {
+pub(crate) fn with_client<F: Future<Output = ()>>(
+    address: SocketAddr,
+    client: impl FnOnce(SendRequest<Bytes>) -> F,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -60,7 +63,7 @@ fn with_client<F: Future<Output = ()>>(address: SocketAddr, client: impl FnOnce(
     });
 }
 
-async fn ask(
+pub(crate) async fn ask(
     send: &SendRequest<Bytes>,
     method: Method,
     path: &str,

@@ -84,6 +84,8 @@ impl Setup {
             ("listen", "\"127.0.0.1:0\""),
             ("admin", "\"127.0.0.1:0\""),
             ("shards", "1"),
+            // A debug build on a busy machine has a queue most of the time.
+            ("queue_delay_target_ms", "0"),
         ] {
             if !self.server.lines().any(|line| line.starts_with(key)) {
                 writeln!(text, "{key} = {value}").unwrap();

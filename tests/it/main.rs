@@ -30,6 +30,7 @@ mod lateness;
 mod lifecycle;
 mod logs;
 mod observability;
+mod overload;
 mod page;
 mod readers;
 mod reload;

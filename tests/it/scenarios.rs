@@ -34,6 +34,8 @@ impl Stage {
             ("server", "listen", Value::from("127.0.0.1:0")),
             ("server", "admin", Value::from("127.0.0.1:0")),
             ("server", "shards", Value::from(1)),
+            // So it is for the queue before the shard.
+            ("server", "queue_delay_target_ms", Value::from(0)),
             ("auction", "deadline_ms", millis(deadline_ms)),
             ("log", "format", Value::from("json")),
         ] {

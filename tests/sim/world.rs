@@ -270,6 +270,7 @@ impl World {
         let options = Options {
             deadline,
             tmax_margin: MARGIN,
+            fan_out_min: Duration::from_millis(1),
             currency: Currency::USD,
             rates: Arc::new(RateTable::default()),
             rules,
