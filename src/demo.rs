@@ -34,7 +34,7 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    exit_code(supervisor::run(prepared, None, |addresses| {
+    exit_code(supervisor::run(prepared, None, None, |addresses| {
         welcome(&dsps, addresses);
     }))
 }

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use corebid::config::{self, Config, LogFormat, LogLevel};
 use corebid::logs::{self, Log};
 use corebid::report;
-use corebid::supervisor::{self, Again, Ended, Prepared};
+use corebid::supervisor::{self, Again, Ended, Inheritance, Prepared};
 
 /// Instead of the system's: less work for each allocation, and memory that was freed is kept for the next burst
 /// (`docs/decisions/0034`).
@@ -37,7 +37,9 @@ enum Command {
     ///
     /// SIGTERM and SIGINT drain it: /readyz answers 503, no more connections are taken, what is in flight is finished
     /// within server.drain_ms. A second one ends it at once. SIGHUP, or POST /reload on the admin port, has it read its
-    /// configuration again and go on by it, without losing a request; one that is wrong changes nothing.
+    /// configuration again and go on by it, without losing a request; one that is wrong changes nothing. SIGUSR2 hands over
+    /// to a new process of the same command line: it reads its configuration and takes over the sockets, this one finishes
+    /// what is in flight and ends.
     Serve {
         /// The configuration (TOML); any value can be overridden by COREBID_SECTION__KEY in the environment.
         #[arg(long, value_name = "FILE")]
@@ -75,10 +77,20 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "a check's verdict is its output")]
 fn serve(path: &Path, check: bool) -> ExitCode {
+    let inheritance = match Inheritance::from_environment() {
+        Ok(inheritance) => inheritance,
+        Err(error) => {
+            eprintln!("cannot take over: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let (config, prepared) = match load(path) {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
+            if let Some(inheritance) = inheritance {
+                inheritance.refuse(&problems);
+            }
             return ExitCode::from(EXIT_USAGE);
         }
     };
@@ -97,7 +109,7 @@ fn serve(path: &Path, check: bool) -> ExitCode {
         }),
         follow_log: Box::new(|_| ()),
     };
-    exit_code(supervisor::run(prepared, Some(again), |addresses| {
+    exit_code(supervisor::run(prepared, Some(again), inheritance, |addresses| {
         tracing::info!(
             listen = %addresses.main,
             admin = %addresses.admin,
@@ -162,7 +174,7 @@ fn start_log(level: LogLevel, format: LogFormat) -> io::Result<Log> {
 
 fn exit_code(ended: io::Result<Ended>) -> ExitCode {
     match ended {
-        Ok(Ended::Drained) => ExitCode::SUCCESS,
+        Ok(Ended::Drained | Ended::HandedOver) => ExitCode::SUCCESS,
         Ok(Ended::AtOnce | Ended::GivenUp) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("cannot start: {error}");

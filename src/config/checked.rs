@@ -68,8 +68,16 @@ pub struct ServerOptions {
     pub max_connection_age: Option<Duration>,
     /// Whether a shard passes connections to others that have clearly less to do.
     pub balance: bool,
+    /// How long connections are accepted after `/readyz` has begun to say that none are wanted.
+    pub drain_delay: Duration,
     /// How long what is in flight may take to finish once draining.
     pub drain: Duration,
+    /// How long a process that takes over may take until it is ready.
+    pub handover_max: Duration,
+    /// How often shards may be restarted within `restarts_period`, all together.
+    pub restarts_max: usize,
+    /// See `restarts_max`.
+    pub restarts_period: Duration,
 }
 
 /// How many shards to run.
@@ -258,6 +266,9 @@ const CONNECTION_AGE_MS_MAX: i64 = 86_400_000;
 /// 64 MiB: a bid request has a few kB, and each one in flight may cost this much memory.
 const BODY_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
+/// Each is kept in mind for the period: who wants more does not want a limit.
+const RESTARTS_MAX: i64 = 10_000;
+
 /// From 1 MiB, half a minute of a busy process, to 1 TiB.
 const FILE_BYTES: RangeInclusive<i64> = 1 << 20..=1 << 40;
 
@@ -400,7 +411,11 @@ impl ServerOptions {
             ))
             .filter(|age| !age.is_zero()),
             balance: file.balance.value,
+            drain_delay: millis(&file.drain_delay_ms, 0..=CONNECTION_MS_MAX, reader),
             drain: millis(&file.drain_ms, 0..=CONNECTION_MS_MAX, reader),
+            handover_max: millis(&file.handover_ms_max, 1..=CONNECTION_MS_MAX, reader),
+            restarts_max: number(&file.restarts_max, 0..=RESTARTS_MAX, reader),
+            restarts_period: millis(&file.restarts_period_ms, 1..=CONNECTION_MS_MAX, reader),
         }
     }
 }

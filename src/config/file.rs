@@ -42,7 +42,11 @@ pub(super) struct ServerFile {
     pub(super) max_connections_per_peer: Written<i64>,
     pub(super) max_connection_age_ms: Written<i64>,
     pub(super) balance: Written<bool>,
+    pub(super) drain_delay_ms: Written<i64>,
     pub(super) drain_ms: Written<i64>,
+    pub(super) handover_ms_max: Written<i64>,
+    pub(super) restarts_max: Written<i64>,
+    pub(super) restarts_period_ms: Written<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -177,7 +181,13 @@ impl ServerFile {
             // placed anew, and an SSP makes one connection in five minutes more than it would.
             max_connection_age_ms: section.get("max_connection_age_ms", 300_000),
             balance: section.get("balance", true),
+            drain_delay_ms: section.get("drain_delay_ms", 0),
             drain_ms: section.get("drain_ms", 5_000),
+            // Many times what a start takes: names of DSPs to resolve, warm_up_ms_max, a machine that is busy.
+            handover_ms_max: section.get("handover_ms_max", 30_000),
+            // A burst of bad luck; a loop of deaths is over in seconds.
+            restarts_max: section.get("restarts_max", 5),
+            restarts_period_ms: section.get("restarts_period_ms", 30_000),
         }
     }
 }

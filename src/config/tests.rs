@@ -430,7 +430,11 @@ max_connections = 20000
 max_connections_per_peer = 10000
 max_connection_age_ms = 300000
 balance = true
+drain_delay_ms = 0
 drain_ms = 5000
+handover_ms_max = 30000
+restarts_max = 5
+restarts_period_ms = 30000
 
 [auction]
 deadline_ms = 90

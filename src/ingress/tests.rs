@@ -1,6 +1,7 @@
 //! The request boundary over a real socket: a panic costs its request and nothing else.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -177,7 +178,7 @@ fn listen(ingress: &Rc<Ingress<Rc<Treacherous>>>, readiness: &Rc<Readiness>) -> 
                 let stream = HyperStream::new(socket, &readiness).unwrap();
                 return ingress.serve(stream).await;
             }
-            listener.wait().await;
+            poll_fn(|cx| listener.poll_connects(cx)).await;
         }
     });
     address

@@ -4,15 +4,16 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Sleep, Write};
-use socket2::Socket;
+use socket2::SockRef;
 
+use super::shard_fd::ShardFd;
 use super::{Failure, Readiness, ShardTimer, Watch};
 
 /// What every HTTP/2 connection begins with when the client knows beforehand (RFC 9113 §3.4).
@@ -57,7 +58,7 @@ impl Overseer for Unseen {
 pub struct HyperStream<O = Unseen> {
     // Before its socket: a watch must not outlive it.
     watch: Watch,
-    socket: Socket,
+    socket: ShardFd,
     ahead: Vec<u8>,
     ahead_read: usize,
     /// It is HTTP/2, and so the peer sends on its own account.
@@ -80,12 +81,12 @@ impl HyperStream {
     /// # Errors
     /// When the kernel's limit of watches is reached, or the peer is gone already.
     pub fn new(socket: OwnedFd, readiness: &Rc<Readiness>) -> io::Result<Self> {
-        let socket = Socket::from(socket);
-        socket.set_nonblocking(true)?;
+        SockRef::from(&socket).set_nonblocking(true)?;
         // An answer is one write: Nagle's algorithm would only hold back the second half of a large one.
-        socket.set_tcp_nodelay(true)?;
+        SockRef::from(&socket).set_tcp_nodelay(true)?;
+        let socket = ShardFd::new(socket);
         Ok(Self {
-            watch: readiness.join(socket.as_fd())?,
+            watch: socket.with(|fd| readiness.join(fd))?,
             socket,
             ahead: Vec::new(),
             ahead_read: 0,
@@ -130,7 +131,7 @@ impl HyperStream {
         let wanted = H2_PREFACE.len() - self.ahead.len();
         let chunk = &mut buffer[..wanted];
         let read =
-            poll_fn(|cx| self.poll_receive(cx, |mut socket| io::Read::read(&mut socket, chunk), wanted))
+            poll_fn(|cx| self.poll_receive(cx, |socket| io::Read::read(&mut &**socket, chunk), wanted))
                 .await?;
         self.ahead.extend_from_slice(&buffer[..read]);
         Ok(read > 0)
@@ -153,7 +154,7 @@ impl HyperStream {
     /// The address at the other end; `None` when it is gone already.
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
-        let address = self.socket.peer_addr().ok()?;
+        let address = self.socket.with(|fd| SockRef::from(&fd).peer_addr()).ok()?;
         Some(address.as_socket()?.ip().to_canonical())
     }
 
@@ -163,7 +164,8 @@ impl HyperStream {
     /// # Errors
     /// Never on a TCP socket.
     pub fn set_unread_max(&self, time: Duration) -> io::Result<()> {
-        self.socket.set_tcp_user_timeout(Some(time))
+        self.socket
+            .with(|fd| SockRef::from(&fd).set_tcp_user_timeout(Some(time)))
     }
 
     /// Whether the connection has failed, to know it while hyper is busy with something else.
@@ -175,7 +177,9 @@ impl HyperStream {
     /// Ends it without a goodbye: the peer is told that it was refused, and the kernel keeps nothing of it.
     pub fn refuse(self) {
         // Closing is all that is left to do either way.
-        let _closed_politely = self.socket.set_linger(Some(Duration::ZERO));
+        let _closed_politely = self
+            .socket
+            .with(|fd| SockRef::from(&fd).set_linger(Some(Duration::ZERO)));
     }
 }
 
@@ -184,12 +188,12 @@ impl<O> HyperStream<O> {
     fn poll_receive(
         &self,
         cx: &mut Context<'_>,
-        mut receive: impl FnMut(&Socket) -> io::Result<usize>,
+        mut receive: impl FnMut(&SockRef<'_>) -> io::Result<usize>,
         room: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.watch.poll_readable(cx));
-            match receive(&self.socket) {
+            match self.socket.with(|fd| receive(&SockRef::from(&fd))) {
                 Ok(count) => {
                     // Fewer bytes than there was room for: no more are there, and new ones make a new event. Not so after
                     // the peer's end, of which there was an event already.
@@ -215,7 +219,7 @@ impl<O> HyperStream<O> {
         });
         let mut scratch = [0; LINGER_READ_BYTES];
         while lingering.bytes < LINGER_BYTES_MAX && lingering.until.as_mut().poll(cx).is_pending() {
-            let read = |mut socket: &Socket| io::Read::read(&mut socket, &mut scratch);
+            let read = |socket: &SockRef<'_>| io::Read::read(&mut &**socket, &mut scratch);
             match self.poll_receive(cx, read, LINGER_READ_BYTES) {
                 Poll::Ready(Ok(0) | Err(_)) => break,
                 Poll::Ready(Ok(count)) => lingering.bytes += count,
@@ -233,7 +237,10 @@ impl<O: Overseer> HyperStream<O> {
     fn poll_send(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.watch.poll_writable(cx));
-            match self.socket.send_vectored_with_flags(parts, libc::MSG_NOSIGNAL) {
+            let sent = self
+                .socket
+                .with(|fd| SockRef::from(&fd).send_vectored_with_flags(parts, libc::MSG_NOSIGNAL));
+            match sent {
                 Ok(count) => {
                     self.writes_on = count < parts.iter().map(|part| part.len()).sum();
                     return Poll::Ready(Ok(count));
@@ -251,7 +258,9 @@ impl<O: Overseer> HyperStream<O> {
     /// The peer's last bytes, if they can be sent: not in the middle of others, and without waiting.
     fn say(&self, last_words: &[u8]) -> io::Error {
         if !self.writes_on {
-            let _as_far_as_possible = self.socket.send_with_flags(last_words, libc::MSG_NOSIGNAL);
+            let _as_far_as_possible = self
+                .socket
+                .with(|fd| SockRef::from(&fd).send_with_flags(last_words, libc::MSG_NOSIGNAL));
         }
         io::Error::from(io::ErrorKind::ConnectionAborted)
     }
@@ -323,7 +332,10 @@ impl<O: Overseer + Unpin> Write for HyperStream<O> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.lingering.is_none() {
-            match this.socket.shutdown(std::net::Shutdown::Write) {
+            let shut_down = this
+                .socket
+                .with(|fd| SockRef::from(&fd).shutdown(std::net::Shutdown::Write));
+            match shut_down {
                 // The peer was quicker.
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return Poll::Ready(Ok(())),
                 Err(error) => return Poll::Ready(Err(error)),

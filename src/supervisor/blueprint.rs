@@ -157,6 +157,9 @@ pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Pre
         listen: server.listen,
         admin: server.admin,
         config: config.clone(),
+        restarts: (server.restarts_max, server.restarts_period),
+        drain_delay: server.drain_delay,
+        handover_max: server.handover_max,
         hlog: config.telemetry().hlog.clone().map(file_options),
         events: config.events().clone().map(|events| super::EventsOptions {
             file: file_options(events.file),

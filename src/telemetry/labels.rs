@@ -65,6 +65,16 @@ label_values! {
 }
 
 label_values! {
+    /// How a handover to a new process ended.
+    HandoverResult {
+        /// The new process has taken over; the count goes on in it.
+        Done = "done",
+        /// This process goes on: the new one did not start, or was not ready in time.
+        Failed = "failed",
+    }
+}
+
+label_values! {
     /// How one call to one DSP ended. Every call ends in exactly one of these.
     DspOutcome {
         /// Answered with at least one bid.

@@ -5,8 +5,8 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound,
-    LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult, HandshakeOutcome, Http,
+    LateFound, LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::log_lines::LOG_LINES;
 use super::merged::Merged;
@@ -358,6 +358,17 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Shards started again after they had ended.",
         labels: &[],
         samples: |merged, samples| samples.integer(&[], merged.shard_restarts()),
+    },
+    Metric {
+        name: "handovers_total",
+        kind: Kind::Counter,
+        help: "Handovers to a new process (SIGUSR2). The new one goes on with the count.",
+        labels: &["result"],
+        samples: |merged, samples| {
+            for result in HandoverResult::ALL {
+                samples.integer(&[&result.label()], merged.process().handovers(result));
+            }
+        },
     },
     Metric {
         name: "config_reloads_total",

@@ -11,8 +11,8 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::Interval;
 use super::labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound,
-    LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult, HandshakeOutcome, Http,
+    LateFound, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -151,6 +151,7 @@ pub struct ProcessCounters {
     /// When that one came into force, ms since the Unix epoch.
     config_since_ms: AtomicU64,
     events: [AtomicU64; EventFate::ALL.len()],
+    handovers: [AtomicU64; HandoverResult::ALL.len()],
 }
 
 impl ProcessCounters {
@@ -205,6 +206,21 @@ impl ProcessCounters {
 
     pub(super) fn shard_panics(&self) -> u64 {
         self.shard_panics.load(Ordering::Relaxed)
+    }
+
+    /// A handover has ended so.
+    pub fn handover(&self, result: HandoverResult) {
+        self.handovers[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many handovers were done before this process.
+    pub fn handovers_before(&self, count: u64) {
+        self.handovers[HandoverResult::Done as usize].store(count, Ordering::Relaxed);
+    }
+
+    /// How many handovers have ended so.
+    pub fn handovers(&self, result: HandoverResult) -> u64 {
+        self.handovers[result as usize].load(Ordering::Relaxed)
     }
 
     pub(super) fn shard_restarts(&self) -> u64 {

@@ -24,6 +24,7 @@ mod events;
 mod faults;
 mod forwarding;
 mod h2c;
+mod handover;
 mod harness;
 mod http;
 mod lateness;

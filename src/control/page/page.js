@@ -169,7 +169,7 @@ function findings() {
   const panics = sum(ssp.panics);
   if (panics > 0) say("bad", `${count(panics)} panics`, "a bug of ours; the log has the messages");
   else if (sum(ssp.panics_since_start) > 0) say("warn", `${count(sum(ssp.panics_since_start))} panics since the start`, "a bug of ours; the log has the messages");
-  if (ssp.shard_restarts_since_start > 0) say("warn", `${count(ssp.shard_restarts_since_start)} shard restarts since the start`, "a shard died with all it had in flight; the log says why");
+  if (ssp.shard_restarts_since_start > 0) say("warn", `${count(ssp.shard_restarts_since_start)} shard restarts since the start`, "something outside any request has panicked; the log says why");
   const tooLate = level(share(ssp.deadline_missed, answered), ERRORS_WARN, ERRORS_BAD);
   if (tooLate) say(tooLate, `${percent(share(ssp.deadline_missed, answered))} % of the answers were ready only after the SSP's tmax`, "the SSP has given up on them");
   dspFindings(say);
