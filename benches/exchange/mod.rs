@@ -20,7 +20,7 @@ use corebid::fanout::{
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
 use corebid::orchestration::{Options, Orchestrator, Outcome};
-use corebid::telemetry::{self, Merged, Roster};
+use corebid::telemetry::{self, EventLog, Merged, Roster};
 
 /// As in `profiles/reference.toml`.
 pub(crate) const DSPS: usize = 23;
@@ -101,6 +101,14 @@ impl Exchange {
             timers,
         };
         (exchange, published)
+    }
+
+    /// The same with an event log.
+    pub(crate) fn logging(self, log: EventLog) -> Self {
+        Self {
+            orchestrator: self.orchestrator.with_events(Some(Rc::new(log))),
+            ..self
+        }
     }
 
     /// One orchestration: polled until it waits for its DSPs, then all answer, then polled to its end.
