@@ -57,7 +57,7 @@ fn scrape(roster: &Arc<Roster>) {
         std::hint::black_box(prometheus::render(&merged, Format::Text));
     });
     measure::bench_few("record 64 each and take in", "16 shards", &mut || {
-        fill(&mut merged)
+        fill(&mut merged);
     });
 }
 

@@ -8,7 +8,7 @@ mod writer;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::panic;
 use std::sync::Arc;
 
@@ -47,7 +47,9 @@ pub fn start(options: Options) -> io::Result<Log> {
     let limits = Arc::new(Limits::default());
     let lines = Lines::start(io::stderr(), Arc::clone(&limits))?;
     let writer = lines.clone();
-    let line = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+    let line = tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(move || writer.clone());
     let line = if options.json {
         line.json().boxed()
     } else {

@@ -283,9 +283,9 @@ function chartsFrom() {
   return Math.max(now - KEEP_MS, Math.min(seconds[0]?.at ?? now, now - 60_000));
 }
 
-// The charts' time in 90 steps, from zero upwards.
+// The charts' time in 90 steps, or a second each if that is less, from zero upwards.
 function spark(svg, of) {
-  const steps = 90, from = chartsFrom(), length = live.now_unix_ms - from;
+  const from = chartsFrom(), length = live.now_unix_ms - from, steps = Math.max(2, Math.min(90, Math.floor(length / 1100)));
   const sums = Array.from({ length: steps }, () => [0, 0]);
   for (const second of seconds) {
     const step = Math.floor((second.at - from) / length * steps), value = of(second);
@@ -439,8 +439,8 @@ function money(micros, currency) {
 function lostText(dsp) {
   const lost = Object.entries(dsp.late_revenue_cpm_micros).filter(([, by]) => sum(by) > 0);
   if (!lost.length) return "0";
-  // What was not looked at may have been worth something, too.
-  return (dsp.late_found.unseen ? "≥ " : "") + lost.map(([currency, by]) => money(sum(by), currency)).join(" + ");
+  // What was not looked at may have been worth something, too: said from 1 in 20 on.
+  return (dsp.late_found.unseen * 20 > sum(dsp.late_found) ? "≥ " : "") + lost.map(([currency, by]) => money(sum(by), currency)).join(" + ");
 }
 function lostTitle(dsp) {
   const looked = sum(dsp.late_found) - dsp.late_found.unseen, { won, lost, no_bid } = dsp.late_found;
@@ -638,7 +638,7 @@ const percentileName = (x) => x <= 1.0001 ? "0 %" : `${(100 - 100 / x).toFixed(M
 function makeCharts() {
   for (const chart of Object.values(charts)) chart.destroy();
   const width = (id) => $(id).querySelector(".plot").clientWidth || 300;
-  const into = (id, options, data) => new uPlot({ width: width(id), height: 230, cursor: { drag: { x: false, y: false } }, ...options }, data, $(id).querySelector(".plot"));
+  const into = (id, options, data) => new uPlot({ width: width(id), height: 230, padding: [null, 28, null, null], cursor: { drag: { x: false, y: false } }, ...options }, data, $(id).querySelector(".plot"));
   charts = {
     "over-time": into("over-time", {
       scales: { x: { time: false, range: timeRange }, y: { range: (u, low, high) => [0, latencyTop(high)] } },
