@@ -1,6 +1,8 @@
 //! The `corebid` command line: see `--help`.
 
+mod capacity;
 mod demo;
+mod doctor;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use corebid::config::{self, Config, LogFormat, LogLevel};
 use corebid::logs::{self, Log};
 use corebid::report;
 use corebid::supervisor::{self, Again, Ended, Inheritance, Prepared};
+
+use doctor::{Host, Needs};
 
 /// Instead of the system's: less work for each allocation, and memory that was freed is kept for the next burst
 /// (`docs/decisions/0034`).
@@ -48,6 +52,16 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Say what of this host falls short of what a configuration needs, and the command that would mend it.
+    ///
+    /// Looks and changes nothing. Exits with 1 if anything falls short. The host is tuned by tuning/tune.
+    Doctor {
+        /// The configuration that is to run here; without one, what the demo would need.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Work out how many cores, how much memory, how many files and how much bandwidth a rate needs.
+    Capacity(capacity::Load),
     /// What an event log tells, by DSP: calls, bids, wins, latency, revenue, and what its timeout costs.
     ///
     /// The log is what `serve` writes with events.file in its configuration.
@@ -71,6 +85,8 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo => demo::run(),
         Command::Serve { config, check } => serve(&config, check),
+        Command::Doctor { config } => doctor(config.as_deref()),
+        Command::Capacity(load) => capacity(&load),
         Command::Report { events, json } => report(&events, json),
     }
 }
@@ -118,6 +134,42 @@ fn serve(path: &Path, check: bool) -> ExitCode {
             "ready"
         );
     }))
+}
+
+#[expect(clippy::print_stdout, reason = "what was found is its output")]
+fn doctor(config: Option<&Path>) -> ExitCode {
+    let host = Host::this();
+    let needs = match config.map(read) {
+        None => Needs::of_the_demo(host.cores()),
+        Some(Ok(config)) => Needs::of(&config, host.cores()),
+        Some(Err(problems)) => {
+            eprintln!("{problems}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let findings = doctor::examine(&host, &needs);
+    findings.iter().for_each(|finding| println!("{finding}"));
+    match findings.iter().filter(|finding| finding.is_short()).count() {
+        0 => ExitCode::SUCCESS,
+        count => {
+            println!("\n{count} of {} fall short", findings.len());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the calculation is its output")]
+fn capacity(load: &capacity::Load) -> ExitCode {
+    match capacity::report(load) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            eprintln!("{problem}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "a report is its output")]
