@@ -674,6 +674,9 @@ fn many_reloads_leave_nothing_behind() {
         if n == 80.min(count / 2) {
             settled = Some(exchange.usage());
         }
+        if n.is_multiple_of(100) {
+            println!("after {n}: {:?}", exchange.usage());
+        }
     }
     let took = began.elapsed();
     let (files_before, kb_before) = settled.unwrap();
