@@ -29,6 +29,9 @@ pub const STALL_NS_MIN: u64 = 5_000_000;
 /// busy shard in ten milliseconds, added up in some tens of microseconds.
 const NOTES_MAX: usize = 1024;
 
+/// Both ends of the channel in which a recorder's intervals come back.
+type Home = (Sender<Box<Interval>>, Receiver<Box<Interval>>);
+
 const NOTHING_LONG: (StallCause, u64) = (StallCause::Other, 0);
 
 /// How long a recorder that ends waits to hand over its last interval: a few rounds of the housekeeping
@@ -236,7 +239,7 @@ pub struct Recorder {
     notes: RefCell<Vec<Note>>,
     spare: Cell<Option<Box<Interval>>>,
     /// Where intervals come back to.
-    home: RefCell<(Sender<Box<Interval>>, Receiver<Box<Interval>>)>,
+    home: RefCell<Home>,
     /// Full ones that found the outbox full when the roster changed; they go before `current`.
     of_old_rosters: RefCell<VecDeque<Box<Interval>>>,
     outbox: Sender<Box<Interval>>,
