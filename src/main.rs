@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use corebid::config::{self, Config, LogFormat, LogLevel};
-use corebid::logs::{self, Log};
+use corebid::config::{self, Config, LogFormat, LogLevel, LogOptions};
+use corebid::logs;
 use corebid::report;
 use corebid::supervisor::{self, Again, Ended, Inheritance, Prepared};
 
@@ -98,16 +98,17 @@ fn serve(path: &Path, check: bool) -> ExitCode {
         println!("{}: good; {} DSPs", path.display(), config.dsps().len());
         return ExitCode::SUCCESS;
     }
-    let _log = match start_log(config.log().level, config.log().format) {
+    let log = match logs::start(log_options(config.log())) {
         Ok(log) => log,
         Err(error) => return exit_code(Err(error)),
     };
+    let switch = log.switch();
     let again = Again {
         read: Arc::new({
             let path = path.to_owned();
             move || read(&path)
         }),
-        follow_log: Box::new(|_| ()),
+        follow_log: Box::new(move |options| switch.to(log_options(options))),
     };
     exit_code(supervisor::run(prepared, Some(again), inheritance, |addresses| {
         tracing::info!(
@@ -158,7 +159,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Logs go to standard error: standard output belongs to what a command prints.
-fn start_log(level: LogLevel, format: LogFormat) -> io::Result<Log> {
+fn log_options(LogOptions { level, format }: LogOptions) -> logs::Options {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
@@ -166,10 +167,10 @@ fn start_log(level: LogLevel, format: LogFormat) -> io::Result<Log> {
         LogLevel::Debug => tracing::Level::DEBUG,
         LogLevel::Trace => tracing::Level::TRACE,
     };
-    logs::start(logs::Options {
+    logs::Options {
         level,
         json: format == LogFormat::Json,
-    })
+    }
 }
 
 fn exit_code(ended: io::Result<Ended>) -> ExitCode {

@@ -9,13 +9,11 @@ use toml::{Table, Value};
 use super::Config;
 
 /// What only a start can take on: sockets, threads and files that are made once. A handover is a start, too.
-const TAKES_A_RESTART: [&str; 13] = [
+const TAKES_A_RESTART: [&str; 11] = [
     "server.listen",
     "server.admin",
     "server.shards",
     "server.cores",
-    "log.level",
-    "log.format",
     "telemetry.hlog_file",
     "telemetry.hlog_file_bytes_max",
     "telemetry.hlog_files_max",
@@ -257,7 +255,7 @@ mod tests {
 
     /// What a running process takes on: `supervisor/blueprint.rs` puts it into the blueprint, and `shard/reload.rs`, or
     /// what is made anew there, follows it.
-    const TAKEN_ON: [&str; 32] = [
+    const TAKEN_ON: [&str; 34] = [
         "auction.currency",
         "auction.deadline_ms",
         "auction.floor_rule",
@@ -275,6 +273,8 @@ mod tests {
         "dsp.warm_connections",
         "fanout.epoch_us_max",
         "fanout.warm_up_ms_max",
+        "log.format",
+        "log.level",
         "response.error_body",
         "response.no_bid",
         "server.balance",

@@ -237,6 +237,34 @@ fn the_environment_overrides_a_reload_as_it_does_the_start() {
 }
 
 #[test]
+fn the_log_follows() {
+    let dsp = bidding("1");
+    let toml = Setup::of([Dsp::new("d", dsp.port)]).toml();
+    let exchange = Exchange::serve(&toml);
+    let goes_by = |level: &str, format: &str| {
+        let toml = toml.replace("level = \"info\"", &format!("level = \"{level}\""));
+        exchange.configure(&toml.replace("format = \"json\"", &format!("format = \"{format}\"")));
+        assert_eq!(exchange.reload().status, 200);
+    };
+    let lines = |text: &str| exchange.log().lines().filter(|line| line.contains(text)).count();
+    goes_by("info", "json");
+    assert!(eventually(|| lines("\"message\":\"reloaded\"") == 1));
+    goes_by("error", "json");
+    goes_by("info", "text");
+    assert!(eventually(|| lines("reloaded") == 2), "{}", exchange.log());
+    assert!(
+        exchange.log().contains("error"),
+        "what changed is told: {}",
+        exchange.log()
+    );
+    assert_eq!(
+        lines("\"message\":\"reloaded\""),
+        1,
+        "nothing was said at level error"
+    );
+}
+
+#[test]
 fn a_wrong_file_changes_nothing_and_is_told_whole() {
     let dsp = bidding("1");
     let good = Setup::of([Dsp::new("d", dsp.port)]).toml();
