@@ -4,11 +4,10 @@
 use std::process::ExitCode;
 
 use corebid::config;
-use corebid::logs;
 use corebid::supervisor::{self, Addresses, Prepared};
 use corebid_loadtest::dsps::{self, Dsps};
 
-use crate::{EXIT_USAGE, exit_code, log_options};
+use crate::{EXIT_USAGE, exit_code, start_log};
 
 const PROFILE: &str = include_str!("../profiles/reference.toml");
 
@@ -21,7 +20,7 @@ pub(crate) fn run() -> ExitCode {
         level: config::LogLevel::Warn,
         format: config::LogFormat::Text,
     };
-    let _log = match logs::start(log_options(quiet)) {
+    let _log = match start_log(quiet) {
         Ok(log) => log,
         Err(error) => return exit_code(Err(error)),
     };

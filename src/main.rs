@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use corebid::config::{self, Config, LogFormat, LogLevel, LogOptions};
-use corebid::logs;
+use corebid::logs::{self, Log};
 use corebid::report;
 use corebid::supervisor::{self, Again, Ended, Inheritance, Prepared};
 
@@ -98,7 +98,7 @@ fn serve(path: &Path, check: bool) -> ExitCode {
         println!("{}: good; {} DSPs", path.display(), config.dsps().len());
         return ExitCode::SUCCESS;
     }
-    let log = match logs::start(log_options(config.log())) {
+    let log = match start_log(config.log()) {
         Ok(log) => log,
         Err(error) => return exit_code(Err(error)),
     };
@@ -159,6 +159,10 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Logs go to standard error: standard output belongs to what a command prints.
+fn start_log(options: LogOptions) -> io::Result<Log> {
+    logs::start(log_options(options))
+}
+
 fn log_options(LogOptions { level, format }: LogOptions) -> logs::Options {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
