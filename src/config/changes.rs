@@ -255,7 +255,7 @@ mod tests {
 
     /// What a running process takes on: `supervisor/blueprint.rs` puts it into the blueprint, and `shard/reload.rs`, or
     /// what is made anew there, follows it.
-    const TAKEN_ON: [&str; 34] = [
+    const TAKEN_ON: [&str; 37] = [
         "auction.currency",
         "auction.deadline_ms",
         "auction.floor_rule",
@@ -281,10 +281,13 @@ mod tests {
         "server.drain_ms",
         "server.idle_timeout_ms",
         "server.max_connection_age_ms",
+        "server.max_connections",
+        "server.max_connections_per_peer",
         "server.max_in_flight",
         "server.max_request_bytes",
         "server.max_response_bytes",
         "server.read_timeout_ms",
+        "server.write_timeout_ms",
         "tls.roots",
         "validation.require",
         // Only there where they are written.
