@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use corebid::config::{self, Config, LogFormat, LogLevel};
+use corebid::config::{self, Config, LogFormat, LogLevel, LogOptions};
 use corebid::logs::{self, Log};
 use corebid::report;
 use corebid::supervisor::{self, Again, Ended, Inheritance, Prepared};
@@ -114,16 +114,17 @@ fn serve(path: &Path, check: bool) -> ExitCode {
         println!("{}: good; {} DSPs", path.display(), config.dsps().len());
         return ExitCode::SUCCESS;
     }
-    let _log = match start_log(config.log().level, config.log().format) {
+    let log = match start_log(config.log()) {
         Ok(log) => log,
         Err(error) => return exit_code(Err(error)),
     };
+    let switch = log.switch();
     let again = Again {
         read: Arc::new({
             let path = path.to_owned();
             move || read(&path)
         }),
-        follow_log: Box::new(|_| ()),
+        follow_log: Box::new(move |options| switch.to(log_options(options))),
     };
     exit_code(supervisor::run(prepared, Some(again), inheritance, |addresses| {
         tracing::info!(
@@ -210,7 +211,11 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Logs go to standard error: standard output belongs to what a command prints.
-fn start_log(level: LogLevel, format: LogFormat) -> io::Result<Log> {
+fn start_log(options: LogOptions) -> io::Result<Log> {
+    logs::start(log_options(options))
+}
+
+fn log_options(LogOptions { level, format }: LogOptions) -> logs::Options {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
@@ -218,10 +223,10 @@ fn start_log(level: LogLevel, format: LogFormat) -> io::Result<Log> {
         LogLevel::Debug => tracing::Level::DEBUG,
         LogLevel::Trace => tracing::Level::TRACE,
     };
-    logs::start(logs::Options {
+    logs::Options {
         level,
         json: format == LogFormat::Json,
-    })
+    }
 }
 
 fn exit_code(ended: io::Result<Ended>) -> ExitCode {

@@ -17,7 +17,8 @@ pub(super) struct Interval {
     pub(super) shard: usize,
     pub(super) roster: Arc<Roster>,
     /// Where to send it back to. Kept inside, so that the receiver need not know who is alive.
-    pub(super) home: Sender<Box<Interval>>,
+    /// Only while it travels: one that lies in the channel with a sender to it would keep both for ever.
+    pub(super) home: Option<Sender<Box<Interval>>>,
     pub(super) tally: Tally,
     /// By the roster's index.
     pub(super) dsps: Vec<DspTally>,
@@ -29,11 +30,11 @@ pub(super) struct Interval {
 }
 
 impl Interval {
-    pub(super) fn new(shard: usize, roster: &Arc<Roster>, home: Sender<Box<Interval>>) -> Box<Self> {
+    pub(super) fn new(shard: usize, roster: &Arc<Roster>) -> Box<Self> {
         Box::new(Self {
             shard,
             roster: Arc::clone(roster),
-            home,
+            home: None,
             tally: Tally::default(),
             dsps: roster.dsps().map(|_| DspTally::default()).collect(),
             late_revenue: vec![LateRevenue::default(); roster.dsps().len()],

@@ -69,9 +69,9 @@ impl Merged {
         while let Ok(mut interval) = self.inbox.try_recv() {
             self.add(&interval);
             interval.clear();
-            let home = interval.home.clone();
+            let home = interval.home.take();
             // A shard that has ended takes nothing back: then the interval is dropped here.
-            let _ = home.try_send(interval);
+            let _ = home.map(|home| home.try_send(interval));
             collected += 1;
         }
         collected
@@ -514,6 +514,27 @@ mod tests {
             .map(|(currency, prices)| (currency.as_str(), prices.count()))
             .collect();
         assert_eq!(prices, [("EUR", 1), ("USD", 1)], "never one as the other");
+    }
+
+    /// An interval that waits at home must not keep its home.
+    #[test]
+    fn intervals_of_old_rosters_and_of_ended_recorders_are_freed() {
+        let (recorders, mut merged) = channel(1);
+        let rosters = ["a", "b", "c", "d"].map(|dsp| roster(&[dsp]));
+        let recorder = recorders.recorder(0, &rosters[0]);
+        for next in &rosters[1..] {
+            for _ in 0..3 {
+                assert!(recorder.publish());
+                merged.collect();
+            }
+            recorder.go_on_with(next);
+            merged.collect();
+        }
+        drop(recorder);
+        merged.collect();
+        let left: Vec<_> = rosters.iter().map(Arc::strong_count).collect();
+        // The last word of the shard is kept.
+        assert_eq!(left, [1, 1, 1, 2]);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub const STALL_NS_MIN: u64 = 5_000_000;
 /// busy shard in ten milliseconds, added up in some tens of microseconds.
 const NOTES_MAX: usize = 1024;
 
+/// Both ends of the channel in which a recorder's intervals come back.
+type Home = (Sender<Box<Interval>>, Receiver<Box<Interval>>);
+
 const NOTHING_LONG: (StallCause, u64) = (StallCause::Other, 0);
 
 /// How long a recorder that ends waits to hand over its last interval: a few rounds of the housekeeping
@@ -57,13 +60,12 @@ impl Recorders {
     /// A recorder for a shard that starts, or that goes on with another set of DSPs. Allocates all that the
     /// recorder will ever need: about 5.9 MB for 23 DSPs.
     pub fn recorder(&self, shard: usize, roster: &Arc<Roster>) -> Recorder {
-        let (home, recycled) = bounded(INTERVALS_PER_RECORDER);
         Recorder {
-            current: RefCell::new(Interval::new(shard, roster, home.clone())),
+            current: RefCell::new(Interval::new(shard, roster)),
             longest: Cell::new(NOTHING_LONG),
             notes: RefCell::new(Vec::with_capacity(NOTES_MAX)),
-            spare: Cell::new(Some(Interval::new(shard, roster, home))),
-            recycled: RefCell::new(recycled),
+            spare: Cell::new(Some(Interval::new(shard, roster))),
+            home: RefCell::new(bounded(INTERVALS_PER_RECORDER)),
             of_old_rosters: RefCell::default(),
             outbox: self.outbox.clone(),
         }
@@ -236,7 +238,8 @@ pub struct Recorder {
     longest: Cell<(StallCause, u64)>,
     notes: RefCell<Vec<Note>>,
     spare: Cell<Option<Box<Interval>>>,
-    recycled: RefCell<Receiver<Box<Interval>>>,
+    /// Where intervals come back to.
+    home: RefCell<Home>,
     /// Full ones that found the outbox full when the roster changed; they go before `current`.
     of_old_rosters: RefCell<VecDeque<Box<Interval>>>,
     outbox: Sender<Box<Interval>>,
@@ -260,16 +263,15 @@ impl Recorder {
     /// goes on. Allocates; not while [`Self::is_behind`], or what waits for the housekeeping thread grows without bound.
     pub fn go_on_with(&self, roster: &Arc<Roster>) {
         let mut current = self.current.borrow_mut();
-        let (home, recycled) = bounded(INTERVALS_PER_RECORDER);
-        let mut next = Interval::new(current.shard, roster, home.clone());
+        let mut next = Interval::new(current.shard, roster);
         next.gauges.go_on_from(&current.gauges);
         // By the indices of the roster that they were noted down by.
         add_up(&mut self.notes.borrow_mut(), &mut current);
         let full = std::mem::replace(&mut *current, next);
-        let spare = Interval::new(current.shard, roster, home);
+        let spare = Interval::new(current.shard, roster);
         self.spare.set(Some(spare));
         // What still travels is of the old roster, and is dropped where it finds nobody at home.
-        self.recycled.replace(recycled);
+        self.home.replace(bounded(INTERVALS_PER_RECORDER));
         drop(current);
         self.of_old_rosters.borrow_mut().push_back(full);
         self.hand_over_old_rosters();
@@ -500,17 +502,14 @@ impl Recorder {
         if self.is_behind() {
             return false;
         }
-        let Some(mut next) = self
-            .spare
-            .take()
-            .or_else(|| self.recycled.borrow().try_recv().ok())
-        else {
+        let Some(mut next) = self.spare.take().or_else(|| self.home.borrow().1.try_recv().ok()) else {
             return false;
         };
         let mut current = self.current.borrow_mut();
         add_up(&mut self.notes.borrow_mut(), &mut current);
         next.gauges.copy_from(&current.gauges);
-        let full = std::mem::replace(&mut *current, next);
+        let mut full = std::mem::replace(&mut *current, next);
+        full.home = Some(self.home.borrow().0.clone());
         match self.outbox.try_send(full) {
             Ok(()) => true,
             Err(TrySendError::Full(full) | TrySendError::Disconnected(full)) => {
@@ -547,7 +546,7 @@ impl Drop for Recorder {
         let Some(mut last) = self
             .spare
             .take()
-            .or_else(|| self.recycled.get_mut().recv_timeout(LAST_HAND_OVER).ok())
+            .or_else(|| self.home.get_mut().1.recv_timeout(LAST_HAND_OVER).ok())
         else {
             return;
         };
