@@ -203,7 +203,7 @@ impl Merged {
             .map(|(&shard, (_, gauges))| (shard, gauges.config_generation))
     }
 
-    pub(super) fn process(&self) -> &ProcessCounters {
+    pub fn process(&self) -> &ProcessCounters {
         &self.process
     }
 
