@@ -167,6 +167,7 @@ fn orchestrator_options() -> Options {
         },
         validation: Validation::default(),
         writes_no_bid: false,
+        rehearsal: None,
     }
 }
 

@@ -203,6 +203,7 @@ impl Merged {
             .map(|(&shard, (_, gauges))| (shard, gauges.config_generation))
     }
 
+    /// What is counted outside any shard.
     pub fn process(&self) -> &ProcessCounters {
         &self.process
     }
