@@ -175,6 +175,7 @@ fn orchestrator_options() -> Options {
         },
         validation: Validation::default(),
         writes_no_bid: false,
+        rehearsal: None,
     }
 }
 

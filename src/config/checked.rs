@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::file::{
-    AuctionFile, ConfigFile, DspFile, EventsFile, FanoutFile, LogFile, ResponseFile, ServerFile, ShardsFile,
-    TelemetryFile, ValidationFile,
+    AuctionFile, ConfigFile, DspFile, EventsFile, FanoutFile, LogFile, RehearsalFile, ResponseFile,
+    ServerFile, ShardsFile, TelemetryFile, ValidationFile,
 };
 use super::rates::{Rates, is_currency};
 use super::read::{Reader, Written, env_name_part, nearest};
@@ -31,6 +31,7 @@ pub struct Config {
     log: LogOptions,
     telemetry: TelemetryOptions,
     events: Option<EventsOptions>,
+    rehearsal: Option<RehearsalOptions>,
     pub(super) dsps: Vec<DspOptions>,
     pub(super) rates: Rates,
     pub(super) effective_toml: String,
@@ -209,6 +210,17 @@ pub struct FileOptions {
     pub files_max: usize,
 }
 
+/// `[rehearsal]`: faults on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RehearsalOptions {
+    /// The stage in which bid requests panic, by its name in metrics.
+    pub panic_stage: &'static str,
+    /// In so many of a million bid requests.
+    pub panics_per_million: u32,
+    /// Which ones.
+    pub seed: u64,
+}
+
 /// One `[[dsp]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DspOptions {
@@ -327,6 +339,11 @@ impl Config {
         &self.events
     }
 
+    /// What is rehearsed; nothing in earnest.
+    pub fn rehearsal(&self) -> Option<RehearsalOptions> {
+        self.rehearsal
+    }
+
     /// The DSPs to ask, in the order of the file; at least one. Those not enabled are not among them.
     pub fn dsps(&self) -> &[DspOptions] {
         &self.dsps
@@ -374,6 +391,7 @@ impl Config {
             log: LogOptions::check(&file.log, reader),
             telemetry: TelemetryOptions::check(&file.telemetry, reader),
             events: EventsOptions::check(&file.events, reader),
+            rehearsal: RehearsalOptions::check(&file.rehearsal, reader),
             dsps: check_dsps(&file.dsp, roots.as_ref(), reader, read_file),
             rates: check_rates(file.auction.rates_file.as_ref(), reader, read_file),
             effective_toml: toml::to_string(file)
@@ -504,6 +522,21 @@ impl TelemetryOptions {
         Self {
             hlog: FileOptions::check(file.hlog_file.as_ref(), limits, reader),
         }
+    }
+}
+
+impl RehearsalOptions {
+    fn check(file: &RehearsalFile, reader: &mut Reader<'_>) -> Option<Self> {
+        let stages = ["parse", "plan", "fanout", "offers", "auction", "write"];
+        let options = Self {
+            panic_stage: one_of(&file.panic_stage, stages.map(|stage| (stage, stage)), reader),
+            panics_per_million: number(&file.panics_per_million, 0..=1_000_000, reader),
+            seed: number(&file.seed, 0..=i64::MAX, reader),
+        };
+        if !file.enabled.value && options.panics_per_million > 0 {
+            reader.wrong(&file.panics_per_million, "needs rehearsal.enabled = true");
+        }
+        file.enabled.value.then_some(options)
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) struct ConfigFile {
     pub(super) log: LogFile,
     pub(super) telemetry: TelemetryFile,
     pub(super) events: EventsFile,
+    pub(super) rehearsal: RehearsalFile,
     pub(super) dsp: Vec<DspFile>,
 }
 
@@ -107,6 +108,14 @@ pub(super) struct EventsFile {
 }
 
 #[derive(Debug, Serialize)]
+pub(super) struct RehearsalFile {
+    pub(super) enabled: Written<bool>,
+    pub(super) panic_stage: Written<String>,
+    pub(super) panics_per_million: Written<i64>,
+    pub(super) seed: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
 pub(super) struct DspFile {
     pub(super) name: Option<Written<String>>,
     #[serde(serialize_with = "without_secrets")]
@@ -149,6 +158,7 @@ impl ConfigFile {
             log: LogFile::read(reader.section("log")),
             telemetry: TelemetryFile::read(reader.section("telemetry")),
             events: EventsFile::read(reader.section("events")),
+            rehearsal: RehearsalFile::read(reader.section("rehearsal")),
             dsp: reader.each_section("dsp", DspFile::read),
         }
     }
@@ -272,6 +282,17 @@ impl EventsFile {
             // Together 2 GiB: three hours of that.
             file_bytes_max: section.get("file_bytes_max", 256 << 20),
             files_max: section.get("files_max", 8),
+        }
+    }
+}
+
+impl RehearsalFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            enabled: section.get("enabled", false),
+            panic_stage: section.get("panic_stage", "plan".to_owned()),
+            panics_per_million: section.get("panics_per_million", 0),
+            seed: section.get("seed", 1),
         }
     }
 }

@@ -22,8 +22,8 @@ use std::path::Path;
 pub use changes::Change;
 pub use checked::{
     AuctionOptions, Config, DspOptions, EventsOptions, FanoutOptions, FileOptions, FloorRule, LogFormat,
-    LogLevel, LogOptions, NoBidAnswer, Protocol, ResponseOptions, ServerOptions, Shards, TelemetryOptions,
-    ValidationOptions,
+    LogLevel, LogOptions, NoBidAnswer, Protocol, RehearsalOptions, ResponseOptions, ServerOptions, Shards,
+    TelemetryOptions, ValidationOptions,
 };
 pub use rates::{Rate, Rates};
 pub use read::Problem;

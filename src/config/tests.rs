@@ -471,6 +471,12 @@ one_in = 100
 file_bytes_max = 268435456
 files_max = 8
 
+[rehearsal]
+enabled = false
+panic_stage = "plan"
+panics_per_million = 0
+seed = 1
+
 [[dsp]]
 name = "dsp1"
 endpoint = "http://127.0.0.1:9001/bid"

@@ -29,7 +29,7 @@ use self::answers::Pages;
 use self::hlog_file::HlogFile;
 use crate::clock;
 use crate::net::Signal;
-use crate::telemetry::{Merged, Moment};
+use crate::telemetry::{Merged, Moment, Rehearsed};
 
 pub use self::events_file::EventsFile;
 pub use self::readiness::{Readiness, State};
@@ -84,6 +84,15 @@ const STOPS_WITHIN: Duration = Duration::from_secs(2);
 pub enum Command {
     /// Finish what is in flight and stop.
     Drain,
+    /// Bring about a fault.
+    Rehearse {
+        /// Where.
+        shard: usize,
+        /// Which.
+        fault: Rehearsed,
+        /// For a stall, how long.
+        time: Duration,
+    },
     /// Go on by what the configuration file says now, and tell what came of it.
     Reload(ReloadReply),
 }

@@ -223,6 +223,7 @@ fn ingress(
         },
         validation: Validation::default(),
         writes_no_bid: false,
+        rehearsal: None,
     };
     let orchestrator = Orchestrator::new(orchestration, fanout, Rc::clone(timers), Rc::clone(recorder));
     let options = Options {

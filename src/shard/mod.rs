@@ -127,10 +127,38 @@ pub enum Command {
     Open,
     /// Go on by another configuration; what is in flight finishes by the one that it met.
     Reload(Arc<Blueprint>),
+    /// A fault on purpose.
+    Rehearse(Fault),
     /// Stop accepting, finish what is in flight, end.
     Drain,
     /// The same; who waits to be accepted is another process's, which has the same sockets.
     HandOver,
+}
+
+/// What can be rehearsed on a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A panic outside any request, as a bug would: it is caught, and the shard evacuated.
+    Break,
+    /// A panic that nobody catches.
+    Die,
+    /// The loop stands still for this long.
+    Stall(Duration),
+}
+
+impl Fault {
+    fn happen(self) {
+        match self {
+            Self::Break => net::spawn(async { rehearsed_panic() }),
+            Self::Die => drop(glommio::spawn_local(async { rehearsed_panic() }).detach()),
+            Self::Stall(time) => driver::sleep(time),
+        }
+    }
+}
+
+#[expect(clippy::panic, reason = "this is what it is for")]
+fn rehearsed_panic() {
+    panic!("a rehearsal: a panic outside any request");
 }
 
 /// What a shard has to say.
@@ -346,6 +374,7 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders, has_left:
                             say(serves(blueprint.generation));
                         }
                     }
+                    Ok(Command::Rehearse(fault)) => fault.happen(),
                     Ok(Command::HandOver) => return End::HandOver,
                     // Without a supervisor there is no point in going on.
                     Ok(Command::Drain) | Err(TryRecvError::Disconnected) => return End::Drain,

@@ -13,8 +13,9 @@ use crate::ingress;
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
 use crate::net::tls::{Roots, TlsOptions};
 use crate::openrtb::Validation;
-use crate::orchestration;
+use crate::orchestration::{self, Rehearsal};
 use crate::shard::{Blueprint, CoreError, choose_cores};
+use crate::telemetry::Stage;
 
 /// One thing that stands in the way of starting, though the configuration is well-formed.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +145,7 @@ pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Pre
             },
             validation,
             writes_no_bid: config.response().no_bid == NoBidAnswer::WithReason,
+            rehearsal: config.rehearsal().and_then(rehearsal),
         },
         dsps,
         epoch_max: config.fanout().epoch_max,
@@ -174,6 +176,17 @@ fn file_options(file: config::FileOptions) -> FileOptions {
         file_bytes_max: file.file_bytes_max,
         files_max: file.files_max,
     }
+}
+
+fn rehearsal(options: config::RehearsalOptions) -> Option<Rehearsal> {
+    let stage = Stage::ALL
+        .into_iter()
+        .find(|stage| stage.label() == options.panic_stage)?;
+    (options.panics_per_million > 0).then_some(Rehearsal {
+        stage,
+        per_million: options.panics_per_million,
+        seed: options.seed,
+    })
 }
 
 fn dsp_options(

@@ -21,8 +21,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::{self, Control, ControlOptions, EventsFile, Readiness, State};
 use crate::net;
-use crate::shard::{self, Balance, Blueprint, Command, Event, Opens, Post, Seat};
-use crate::telemetry::{self, EventSource, HandoverResult, Merged, Recorders};
+use crate::shard::{self, Balance, Blueprint, Command, Event, Fault, Opens, Post, Seat};
+use crate::telemetry::{self, EventSource, HandoverResult, Merged, Recorders, Rehearsed};
 
 pub use blueprint::{StartError, StartErrors};
 use fleet::{Fleet, Verdict};
@@ -217,6 +217,14 @@ fn open_admin_port(
     let state = Arc::clone(&readiness);
     let commands = move |command| match (command, state.state()) {
         (control::Command::Drain, _) => asks.send(Ask::Drain).is_ok(),
+        (control::Command::Rehearse { shard, fault, time }, _) => {
+            let fault = match fault {
+                Rehearsed::Break => Fault::Break,
+                Rehearsed::Die => Fault::Die,
+                Rehearsed::Stall => Fault::Stall(time),
+            };
+            asks.send(Ask::Rehearse(shard, fault)).is_ok()
+        }
         (control::Command::Reload(reply), State::Ready) => reloads.send(Some(reply)).is_ok(),
         (control::Command::Reload(reply), State::Starting) => {
             reply(control::Reload::NotNow("starting; try again"));
@@ -359,6 +367,7 @@ impl Supervisor {
                 running: Vec::new(),
             });
         }
+        supervisor.tell_of_rehearsal();
         for index in 0..shards {
             supervisor.start_shard(index)?;
         }
@@ -439,6 +448,7 @@ impl Supervisor {
             select! {
                 recv(asked) -> ask => match ask {
                     Ok(Ask::HandOver) => self.begin_handover(control),
+                    Ok(Ask::Rehearse(shard, fault)) => self.rehearse(shard, fault),
                     // This process itself has the other end.
                     Ok(ask) => {
                         left = Left::Asked(ask);
@@ -483,6 +493,33 @@ impl Supervisor {
         let limit = self.notifier.silence_max();
         if limit.is_none_or(|limit| self.balance.stands_still(now, limit).is_none()) {
             self.notifier.alive(now);
+        }
+    }
+
+    fn rehearse(&self, shard: usize, fault: Fault) {
+        tracing::warn!(shard, ?fault, "a rehearsal: a fault on purpose");
+        let Some(shard) = self.shards.get(shard) else {
+            return;
+        };
+        if shard.commands.try_send(Command::Rehearse(fault)).is_ok() {
+            self.recorders.process().rehearsed(match fault {
+                Fault::Break => Rehearsed::Break,
+                Fault::Die => Rehearsed::Die,
+                Fault::Stall(_) => Rehearsed::Stall,
+            });
+        }
+    }
+
+    /// Says what is rehearsed, at the start and after a reload.
+    fn tell_of_rehearsal(&self) {
+        let rehearsal = self.reloads.current().config.rehearsal();
+        self.recorders.process().rehearses(rehearsal.is_some());
+        if let Some(rehearsal) = rehearsal {
+            tracing::warn!(
+                panic_stage = rehearsal.panic_stage,
+                panics_per_million = rehearsal.panics_per_million,
+                "THIS IS A REHEARSAL: faults may be brought about on purpose (rehearsal.enabled)"
+            );
         }
     }
 

@@ -157,6 +157,7 @@ impl Supervisor {
         let (restarts_max, period) = prepared.restarts;
         self.fleet.limit_restarts(restarts_max, period);
         self.reloads.current = Arc::new(prepared);
+        self.tell_of_rehearsal();
         let shards = (0..self.shards.len()).collect();
         let limit = self.blueprint.warm_up_max + APPLYING_GRACE;
         self.reloads

@@ -8,6 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use super::reload::AskReload;
+use crate::shard::Fault;
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub(super) enum Ask {
     Signal,
     /// By SIGUSR2: hand over to a new process.
     HandOver,
+    /// By the admin port: bring about this fault on this shard.
+    Rehearse(usize, Fault),
     /// By the admin port: drain and end, as often as it is asked.
     Drain,
 }

@@ -65,6 +65,18 @@ label_values! {
 }
 
 label_values! {
+    /// A fault that was brought about on purpose (`POST /rehearse`).
+    Rehearsed {
+        /// A panic outside any request: the shard is replaced while it finishes what it has in flight.
+        Break = "break",
+        /// A panic that nobody catches: the shard is gone with what it has in flight.
+        Die = "die",
+        /// The shard's loop stands still.
+        Stall = "stall",
+    }
+}
+
+label_values! {
     /// How a handover to a new process ended.
     HandoverResult {
         /// The new process has taken over; the count goes on in it.

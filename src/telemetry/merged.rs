@@ -203,7 +203,8 @@ impl Merged {
             .map(|(&shard, (_, gauges))| (shard, gauges.config_generation))
     }
 
-    pub(super) fn process(&self) -> &ProcessCounters {
+    /// What is counted outside any shard.
+    pub fn process(&self) -> &ProcessCounters {
         &self.process
     }
 

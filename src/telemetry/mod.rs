@@ -29,8 +29,8 @@ pub use events::{Chunk, EventLog, EventSource};
 pub use history::interval_log_header;
 pub use labels::{
     BidResult, ConnectionEnd, ConnectionState, DspOutcome, DspState, EventFate, HandoverResult,
-    HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded,
-    ShedReason, Stage, StallCause,
+    HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult,
+    Rounded, ShedReason, Stage, StallCause,
 };
 pub use log_lines::{LOG_LINES, LogLines};
 pub use merged::{Merged, Moment};

@@ -6,7 +6,8 @@ use std::fmt::{Display, Write as _};
 use super::distribution::Distribution;
 use super::labels::{
     BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult, HandshakeOutcome, Http,
-    LateFound, LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult, Rounded, ShedReason, Stage,
+    StallCause,
 };
 use super::log_lines::LOG_LINES;
 use super::merged::Merged;
@@ -358,6 +359,24 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Shards started again after they had ended.",
         labels: &[],
         samples: |merged, samples| samples.integer(&[], merged.shard_restarts()),
+    },
+    Metric {
+        name: "rehearsal",
+        kind: Kind::Gauge,
+        help: "1 when faults on purpose are allowed (`rehearsal.enabled`).",
+        labels: &[],
+        samples: |merged, samples| samples.integer(&[], u64::from(merged.process().is_rehearsing())),
+    },
+    Metric {
+        name: "rehearsals_total",
+        kind: Kind::Counter,
+        help: "Faults of shards that were brought about on purpose (`POST /rehearse`).",
+        labels: &["fault"],
+        samples: |merged, samples| {
+            for fault in Rehearsed::ALL {
+                samples.integer(&[&fault.label()], merged.process().rehearsals(fault));
+            }
+        },
     },
     Metric {
         name: "handovers_total",

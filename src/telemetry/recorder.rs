@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use super::interval::Interval;
 use super::labels::{
     BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult, HandshakeOutcome, Http,
-    LateFound, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    LateFound, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -154,6 +154,8 @@ pub struct ProcessCounters {
     config_since_ms: AtomicU64,
     events: [AtomicU64; EventFate::ALL.len()],
     handovers: [AtomicU64; HandoverResult::ALL.len()],
+    rehearsed: [AtomicU64; Rehearsed::ALL.len()],
+    rehearses: AtomicBool,
 }
 
 impl ProcessCounters {
@@ -208,6 +210,25 @@ impl ProcessCounters {
 
     pub(super) fn shard_panics(&self) -> u64 {
         self.shard_panics.load(Ordering::Relaxed)
+    }
+
+    /// Whether faults on purpose are allowed.
+    pub fn rehearses(&self, does: bool) {
+        self.rehearses.store(does, Ordering::Relaxed);
+    }
+
+    /// Whether faults on purpose are allowed.
+    pub fn is_rehearsing(&self) -> bool {
+        self.rehearses.load(Ordering::Relaxed)
+    }
+
+    /// A fault was brought about on purpose.
+    pub fn rehearsed(&self, fault: Rehearsed) {
+        self.rehearsed[fault as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn rehearsals(&self, fault: Rehearsed) -> u64 {
+        self.rehearsed[fault as usize].load(Ordering::Relaxed)
     }
 
     /// A handover has ended so.

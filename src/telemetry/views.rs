@@ -143,6 +143,8 @@ struct SspView {
     /// These since the start: too rare for a window, too bad to miss.
     panics_since_start: ByLabel,
     shard_restarts_since_start: u64,
+    /// Faults on purpose are allowed.
+    rehearsal: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -282,6 +284,7 @@ impl Merged {
             losses: ByCode(tally.losses),
             panics_since_start: by_label(PanicLayer::ALL, |layer| (layer.label(), self.panics(layer))),
             shard_restarts_since_start: self.shard_restarts(),
+            rehearsal: self.process().is_rehearsing(),
         }
     }
 }

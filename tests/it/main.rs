@@ -33,6 +33,7 @@ mod logs;
 mod observability;
 mod page;
 mod readers;
+mod rehearsal;
 mod reload;
 mod scenarios;
 mod scripted;

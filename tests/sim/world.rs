@@ -275,6 +275,7 @@ impl World {
             rules,
             validation: Validation::default(),
             writes_no_bid: false,
+            rehearsal: None,
         };
         self.note(format_args!("{rules:?}, {deadline:?}, {dsps_count} DSPs"));
         let exchange = match &self.exchange {

@@ -169,6 +169,7 @@ function findings() {
   const panics = sum(ssp.panics);
   if (panics > 0) say("bad", `${count(panics)} panics`, "a bug of ours; the log has the messages");
   else if (sum(ssp.panics_since_start) > 0) say("warn", `${count(sum(ssp.panics_since_start))} panics since the start`, "a bug of ours; the log has the messages");
+  if (ssp.rehearsal) say("warn", "This is a rehearsal", "rehearsal.enabled: faults may be brought about on purpose");
   if (ssp.shard_restarts_since_start > 0) say("warn", `${count(ssp.shard_restarts_since_start)} shard restarts since the start`, "something outside any request has panicked; the log says why");
   const tooLate = level(share(ssp.deadline_missed, answered), ERRORS_WARN, ERRORS_BAD);
   if (tooLate) say(tooLate, `${percent(share(ssp.deadline_missed, answered))} % of the answers were ready only after the SSP's tmax`, "the SSP has given up on them");
