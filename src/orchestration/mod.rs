@@ -157,6 +157,9 @@ impl<T: Transport> Orchestrator<T> {
             }
         };
         let mut offers = Offers::new(&request, &plan, &arena);
+        if self.fanout.gates().learn() {
+            offers.time_answers();
+        }
         offers.logged = self.begin_event(&request, &plan, times, &arena);
         let asked = self.timers.now();
         let reading = self
@@ -172,6 +175,7 @@ impl<T: Transport> Orchestrator<T> {
         let sales = self.timed(Stage::Auction, &mut times.auction, || {
             self.sell_each_imp(&request, &plan, &offers, &arena)
         });
+        self.learn(&plan, &offers, &sales);
         let outcome = self.timed(Stage::Write, &mut times.write, || {
             self.outcome(&request, &plan, &offers, &sales)
         });
