@@ -15,7 +15,8 @@ use std::time::Duration;
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, Timers};
 use corebid::fanout::{
-    CallFailure, DspOptions, DspSet, Fanout, Gatherings, Outgoing, Protocol, Reply, Target, Ticket, Transport,
+    BreakerOptions, CallFailure, DspOptions, DspSet, Fanout, GateOptions, Gatherings, Outgoing, Protocol,
+    Reply, Target, Ticket, Transport,
 };
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
@@ -179,7 +180,7 @@ fn orchestrator_options() -> Options {
     }
 }
 
-fn dsp_options(number: usize) -> DspOptions {
+pub(crate) fn dsp_options(number: usize) -> DspOptions {
     DspOptions {
         name: format!("dsp{number}"),
         target: Target {
@@ -194,6 +195,24 @@ fn dsp_options(number: usize) -> DspOptions {
         connections_warm: 0,
         response_bytes_max: 256 << 10,
         gzip: false,
+        gate: gate_options(),
+    }
+}
+
+/// As configured by default: a breaker and no more.
+pub(crate) fn gate_options() -> GateOptions {
+    GateOptions {
+        breaker: Some(BreakerOptions {
+            consecutive_failures: 20,
+            failure_percent: 50,
+            window: Duration::from_secs(10),
+            calls_min: 20,
+            open_min: Duration::from_millis(250),
+            open_max: Duration::from_secs(10),
+            probe_percent: 5,
+            probes: 5,
+        }),
+        ..GateOptions::default()
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::file::{
-    AuctionFile, ConfigFile, DspFile, EventsFile, FanoutFile, LogFile, RehearsalFile, ResponseFile,
-    ServerFile, ShardsFile, TelemetryFile, ValidationFile,
+    AdaptiveTimeoutFile, AuctionFile, BreakerFile, ConfigFile, DspFile, EventsFile, FanoutFile, LogFile,
+    RehearsalFile, ResponseFile, ServerFile, ShardsFile, TelemetryFile, ValidationFile,
 };
 use super::rates::{Rates, is_currency};
 use super::read::{Reader, Written, env_name_part, nearest};
@@ -26,6 +26,8 @@ pub struct Config {
     server: ServerOptions,
     auction: AuctionOptions,
     fanout: FanoutOptions,
+    breaker: BreakerOptions,
+    adaptive_timeout: AdaptiveTimeoutOptions,
     validation: ValidationOptions,
     response: ResponseOptions,
     log: LogOptions,
@@ -97,6 +99,38 @@ pub struct FanoutOptions {
     pub epoch_max: Duration,
     /// How long a shard may wait for its first connections to DSPs before it says that it is ready.
     pub warm_up_max: Duration,
+}
+
+/// `[breaker]`: when DSPs are not asked because they fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerOptions {
+    /// Whether any DSP has a breaker.
+    pub enabled: bool,
+    /// Failures in a row that open it.
+    pub consecutive_failures: u32,
+    /// Failures of a hundred calls that open it.
+    pub failure_percent: u32,
+    /// How far back the failure rate looks.
+    pub window: Duration,
+    /// Calls in the window below which there is no rate.
+    pub window_calls_min: u32,
+    /// How long it is open at first.
+    pub open_min: Duration,
+    /// How long it is open at most.
+    pub open_max: Duration,
+    /// Calls that decide whether it closes.
+    pub probes: u32,
+    /// Of a hundred calls so many are probes, half open.
+    pub probe_percent: u32,
+}
+
+/// `[adaptive_timeout]`: of those DSPs that have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdaptiveTimeoutOptions {
+    /// Of a hundred answers that matter so many may be lost.
+    pub lost_percent: u32,
+    /// Of a hundred bid requests so many wait in full.
+    pub explore_percent: u32,
 }
 
 /// `[auction]`: time and money.
@@ -244,6 +278,10 @@ pub struct DspOptions {
     pub warm_connections: usize,
     /// Calls per second over all shards.
     pub qps: Option<u32>,
+    /// Whether it is left alone while it fails.
+    pub breaker: bool,
+    /// Whether it is waited for only as long as its answers matter.
+    pub adaptive_timeout: bool,
     /// Whether bid requests are sent compressed.
     pub gzip: bool,
 }
@@ -265,6 +303,15 @@ const AUCTION_MS_MAX: i64 = 600_000;
 
 /// 20 ms: beyond it an epoch costs more of the deadline than it can save.
 const EPOCH_US_MAX: i64 = 20_000;
+
+/// From a tenth of a second, which ten parts divide into whole timer ticks, to ten minutes, which remember too much.
+const BREAKER_WINDOW_MS: RangeInclusive<i64> = 100..=600_000;
+
+/// An hour: a DSP that is left alone for longer is better taken out (`dsp.enabled`).
+const BREAKER_OPEN_MS: RangeInclusive<i64> = 1..=3_600_000;
+
+/// A million calls are minutes of a busy process: more would be no breaker.
+const BREAKER_CALLS: RangeInclusive<i64> = 1..=1_000_000;
 
 /// A minute: longer, and whoever waits for the start takes it for stuck.
 const WARM_UP_MS_MAX: i64 = 60_000;
@@ -312,6 +359,16 @@ impl Config {
     /// `[fanout]`.
     pub fn fanout(&self) -> &FanoutOptions {
         &self.fanout
+    }
+
+    /// When DSPs are not asked.
+    pub fn breaker(&self) -> &BreakerOptions {
+        &self.breaker
+    }
+
+    /// How long DSPs are waited for that have an adaptive timeout.
+    pub fn adaptive_timeout(&self) -> AdaptiveTimeoutOptions {
+        self.adaptive_timeout
     }
 
     /// What a bid request must have.
@@ -386,6 +443,8 @@ impl Config {
             server: ServerOptions::check(&file.server, reader),
             auction: AuctionOptions::check(&file.auction, reader),
             fanout: FanoutOptions::check(&file.fanout, reader),
+            breaker: BreakerOptions::check(&file.breaker, reader),
+            adaptive_timeout: AdaptiveTimeoutOptions::check(&file.adaptive_timeout, reader),
             validation: ValidationOptions::check(&file.validation, reader),
             response: ResponseOptions::check(&file.response, reader),
             log: LogOptions::check(&file.log, reader),
@@ -464,6 +523,35 @@ impl FanoutOptions {
         Self {
             epoch_max: Duration::from_micros(micros),
             warm_up_max: millis(&file.warm_up_ms_max, 0..=WARM_UP_MS_MAX, reader),
+        }
+    }
+}
+
+impl BreakerOptions {
+    fn check(file: &BreakerFile, reader: &mut Reader<'_>) -> Self {
+        let options = Self {
+            enabled: file.enabled.value,
+            consecutive_failures: number(&file.consecutive_failures, BREAKER_CALLS, reader),
+            failure_percent: number(&file.failure_percent, 1..=100, reader),
+            window: millis(&file.window_ms, BREAKER_WINDOW_MS, reader),
+            window_calls_min: number(&file.window_calls_min, BREAKER_CALLS, reader),
+            open_min: millis(&file.open_ms_min, BREAKER_OPEN_MS, reader),
+            open_max: millis(&file.open_ms_max, BREAKER_OPEN_MS, reader),
+            probes: number(&file.probes, 1..=1_000, reader),
+            probe_percent: number(&file.probe_percent, 1..=100, reader),
+        };
+        if options.open_min > options.open_max {
+            reader.wrong(&file.open_ms_max, "is less than breaker.open_ms_min");
+        }
+        options
+    }
+}
+
+impl AdaptiveTimeoutOptions {
+    fn check(file: &AdaptiveTimeoutFile, reader: &mut Reader<'_>) -> Self {
+        Self {
+            lost_percent: number(&file.lost_percent, 0..=50, reader),
+            explore_percent: number(&file.explore_percent, 1..=100, reader),
         }
     }
 }
@@ -617,6 +705,8 @@ impl DspOptions {
             max_connections,
             warm_connections,
             qps: (qps > 0).then_some(qps),
+            breaker: file.breaker.value,
+            adaptive_timeout: file.adaptive_timeout.value,
             gzip: file.gzip.value,
         })
     }

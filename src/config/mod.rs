@@ -21,9 +21,9 @@ use std::path::Path;
 
 pub use changes::Change;
 pub use checked::{
-    AuctionOptions, Config, DspOptions, EventsOptions, FanoutOptions, FileOptions, FloorRule, LogFormat,
-    LogLevel, LogOptions, NoBidAnswer, Protocol, RehearsalOptions, ResponseOptions, ServerOptions, Shards,
-    TelemetryOptions, ValidationOptions,
+    AdaptiveTimeoutOptions, AuctionOptions, BreakerOptions, Config, DspOptions, EventsOptions, FanoutOptions,
+    FileOptions, FloorRule, LogFormat, LogLevel, LogOptions, NoBidAnswer, Protocol, RehearsalOptions,
+    ResponseOptions, ServerOptions, Shards, TelemetryOptions, ValidationOptions,
 };
 pub use rates::{Rate, Rates};
 pub use read::Problem;

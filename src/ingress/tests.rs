@@ -204,6 +204,7 @@ fn ingress(
         connections_warm: 0,
         response_bytes_max: 256 << 10,
         gzip: false,
+        gate: crate::fanout::GateOptions::default(),
     };
     let fanout = Fanout::new(
         DspSet::from(&[dsp("a"), dsp("b")][..]),

@@ -171,6 +171,9 @@ impl<T: Transport> Orchestrator<T> {
             }
         };
         let mut offers = Offers::new(&request, &plan, &arena);
+        if self.fanout.gates().learn() {
+            offers.time_answers();
+        }
         offers.logged = self.begin_event(&request, &plan, times, &arena);
         let asked = self.timers.now();
         rehearse(strikes, Stage::Fanout);
@@ -191,6 +194,7 @@ impl<T: Transport> Orchestrator<T> {
             rehearse(strikes, Stage::Auction);
             self.sell_each_imp(&request, &plan, &offers, &arena)
         });
+        self.learn(&plan, &offers, &sales);
         let outcome = self.timed(Stage::Write, &mut times.write, || {
             rehearse(strikes, Stage::Write);
             self.outcome(&request, &plan, &offers, &sales)

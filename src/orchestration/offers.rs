@@ -1,5 +1,7 @@
 //! From DSPs' answers to offers: read, told apart, converted. Nothing here decides who wins.
 
+use std::time::Duration;
+
 use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
@@ -7,7 +9,7 @@ use super::event::Logged;
 use super::plan::Plan;
 use super::{Orchestrator, nanos};
 use crate::auction::{DspIndex, Offer};
-use crate::fanout::{Answer, CallFailure, DspId, Response, Ticket, Transport};
+use crate::fanout::{Answer, CallFailure, Conduct, DspId, Response, Ticket, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
 use crate::openrtb::{AuctionType, Bid, BidFault, BidRequest, BidResponse, BidText, Span};
@@ -25,6 +27,8 @@ pub(super) struct Offers<'a> {
     offered: &'a mut [bool],
     /// By call: why there is none, where there is none.
     pub(super) non_bids: &'a mut [NonBidStatus],
+    /// By call: when its answer came; empty where nothing is to be learnt from that.
+    pub(super) elapsed: &'a mut [Duration],
     /// What late answers will come under, if any DSP ran out of time.
     pub(super) late_under: Option<Ticket>,
     /// What else the event log wants to know, if this auction is one of those it has.
@@ -92,6 +96,7 @@ impl<'a> Text<'a> {
 impl<'a> Offers<'a> {
     pub(super) fn new(request: &BidRequest<'a>, plan: &Plan<'a>, arena: &'a Bump) -> Self {
         Self {
+            elapsed: &mut [],
             arena,
             request: *request,
             currency: plan.currency,
@@ -108,6 +113,13 @@ impl<'a> Offers<'a> {
                 && request.bseat.is_empty()
                 && request.at != AuctionType::FixedPrice,
         }
+    }
+
+    /// Keeps when answers come, from now on.
+    pub(super) fn time_answers(&mut self) {
+        self.elapsed = self
+            .arena
+            .alloc_slice_fill_copy(self.non_bids.len(), Duration::ZERO);
     }
 
     /// Adds an offer, and keeps what the DSP wrote while it may win: one text for each imp and not one for each of 23
@@ -172,31 +184,40 @@ pub(super) enum Unusable {
     Status,
     /// Not a bid response, or not one to our request.
     Invalid,
+    /// A bid response to our request, without a bid that can be compared.
+    NoGoodBid,
 }
 
 impl<T: Transport> Orchestrator<T> {
-    /// Takes one DSP's answer into `offers`.
-    pub(super) fn read_offers(&self, offers: &mut Offers<'_>, answer: Answer<'_>) {
-        let (outcome, non_bid) = match answer.result {
+    /// Takes one DSP's answer into `offers`. Says whether the DSP works: one whose bids are bad does.
+    pub(super) fn read_offers(&self, offers: &mut Offers<'_>, answer: Answer<'_>) -> Conduct {
+        let invalid = (DspOutcome::Invalid, NonBidStatus::InvalidBidResponse);
+        let ((outcome, non_bid), conduct) = match answer.result {
             Err(failure) => {
-                if failure == CallFailure::Timeout {
+                if matches!(failure, CallFailure::Timeout | CallFailure::Cut) {
                     offers.late_under = Some(answer.ticket);
                 }
-                of_failure(failure)
+                // What a failure says of its DSP the fan-out knows itself.
+                (of_failure(failure), Conduct::Unknown)
             }
             Ok(response) => match self.read_response(offers, answer.call, answer.dsp, response) {
-                Ok(()) => (DspOutcome::Bid, NonBidStatus::NoBid),
-                Err(Unusable::NoBid(status)) => (DspOutcome::NoBid, status),
-                Err(Unusable::Status) => (DspOutcome::Error, NonBidStatus::Error),
-                Err(Unusable::Invalid) => (DspOutcome::Invalid, NonBidStatus::InvalidBidResponse),
+                Ok(()) => ((DspOutcome::Bid, NonBidStatus::NoBid), Conduct::Good),
+                Err(Unusable::NoBid(status)) => ((DspOutcome::NoBid, status), Conduct::Good),
+                Err(Unusable::NoGoodBid) => (invalid, Conduct::Good),
+                Err(Unusable::Status) => ((DspOutcome::Error, NonBidStatus::Error), Conduct::Bad),
+                Err(Unusable::Invalid) => (invalid, Conduct::Bad),
             },
         };
         offers.non_bids[answer.call] = non_bid;
+        if let Some(elapsed) = offers.elapsed.get_mut(answer.call) {
+            *elapsed = answer.elapsed;
+        }
         if let Some(logged) = &mut offers.logged {
             logged.call_ended(answer.call, outcome, answer.elapsed);
         }
         self.recorder
             .dsp_call(answer.dsp.index(), outcome, nanos(answer.elapsed));
+        conduct
     }
 
     pub(super) fn read_response(
@@ -257,7 +278,7 @@ impl<T: Transport> Orchestrator<T> {
         if offers.list.len() > before {
             Ok(())
         } else {
-            Err(Unusable::Invalid)
+            Err(Unusable::NoGoodBid)
         }
     }
 
@@ -405,6 +426,7 @@ fn currency_of(read: &BidResponse<'_>, offers: &Offers<'_>) -> Option<Currency> 
 fn of_failure(failure: CallFailure) -> (DspOutcome, NonBidStatus) {
     match failure {
         CallFailure::Timeout => (DspOutcome::Timeout, NonBidStatus::Timeout),
+        CallFailure::Cut => (DspOutcome::Cut, NonBidStatus::Timeout),
         CallFailure::Unreachable => (DspOutcome::Error, NonBidStatus::Unreachable),
         CallFailure::Throttled => (DspOutcome::Throttled, NonBidStatus::RequestBlocked),
         CallFailure::Lost | CallFailure::Stale => (DspOutcome::Error, NonBidStatus::Error),

@@ -8,7 +8,9 @@ mod balance;
 mod cores;
 mod driver;
 mod epoch;
+mod gates;
 mod observer;
+mod quota;
 mod reload;
 
 use std::cell::{Cell, RefCell};
@@ -24,7 +26,7 @@ use futures_lite::future;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Instant, Timers};
-use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gatherings, Pool, PoolLimits};
+use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gates, Gatherings, Pool, PoolLimits};
 use crate::ingress::{self, Generation, Ingress};
 use crate::net::{self, Hearing, Listener, Readiness};
 use crate::orchestration::{self, Hindsight, Orchestrator, isolate};
@@ -33,10 +35,12 @@ use crate::telemetry::{ConnectionState, EventLog, EventSource, Recorder, Recorde
 use accept::{Door, Queue};
 use balance::Member;
 use driver::Driver;
+use gates::GateKeeper;
 use observer::PoolObserver;
 
 pub use balance::Balance;
 pub use cores::{CoreError, choose_cores};
+pub use quota::Quotas;
 
 /// glommio registers this much memory for storage I/O, which a shard does not do; it counts against
 /// RLIMIT_MEMLOCK, so 16 shards must fit in 8 MiB.
@@ -70,6 +74,8 @@ pub struct Blueprint {
     pub orchestration: orchestration::Options,
     /// Whom to ask.
     pub dsps: Vec<DspOptions>,
+    /// Who may use how much of the DSPs' caps of calls per second.
+    pub quotas: Arc<Quotas>,
     /// How long answers may be left to gather when the shard is busy.
     pub epoch_max: Duration,
     /// How long to wait at the start for DSPs that are not there yet.
@@ -301,7 +307,15 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders, has_left:
         .event_log
         .map(|source| Rc::new(source.event_log(unix_ahead_ns())));
     let pool = pool(blueprint, &readiness, &recorder);
-    let ingress = ingress(blueprint, &pool, &timers, &recorder, event_log.clone());
+    let keeper = GateKeeper::new(
+        post.seat.index,
+        &DspSet::from(&*blueprint.dsps),
+        &blueprint.quotas,
+        &recorder,
+        timers.now(),
+    );
+    let gates = keeper.gates();
+    let ingress = ingress(blueprint, &pool, gates, &timers, &recorder, event_log.clone());
 
     let epoch_max = Rc::new(Cell::new(blueprint.epoch_max));
     let driver = Driver {
@@ -330,6 +344,7 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders, has_left:
         gatherings: pool.gatherings,
         observer: pool.observer,
         event_log,
+        keeper,
         member,
         epoch_max,
         drain: Cell::new(blueprint.drain),
@@ -453,6 +468,7 @@ fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder
 fn ingress(
     blueprint: &Blueprint,
     pool: &Connected,
+    gates: &Rc<Gates>,
     timers: &Rc<Timers>,
     recorder: &Rc<Recorder>,
     event_log: Option<Rc<EventLog>>,
@@ -462,7 +478,8 @@ fn ingress(
         Rc::clone(&pool.pool),
         Rc::clone(&pool.gatherings),
         Rc::clone(timers),
-    );
+    )
+    .behind(Rc::clone(gates));
     let options = blueprint.orchestration.clone();
     let orchestrator = Orchestrator::new(options, fanout, Rc::clone(timers), Rc::clone(recorder))
         .with_hindsight(Rc::clone(&pool.hindsight))
@@ -500,6 +517,7 @@ struct Care {
     gatherings: Rc<Gatherings>,
     observer: Rc<PoolObserver>,
     event_log: Option<Rc<EventLog>>,
+    keeper: GateKeeper,
     member: Rc<Member>,
     epoch_max: Rc<Cell<Duration>>,
     /// How long what is in flight may take to finish when draining.
@@ -554,6 +572,7 @@ impl Care {
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
         self.ingress.generation().orchestrator().look_back();
+        self.keeper.settle(self.timers.now());
         if round.is_multiple_of(CARE_ROUNDS_PER_SWEEP) {
             self.pool.sweep(self.timers.now());
         }
@@ -613,6 +632,7 @@ impl Care {
     }
 
     fn gauges(&self) {
+        self.keeper.tell();
         let load = self.ingress.load();
         self.recorder.in_flight(load.in_flight as u64);
         let active = load.connections.min(load.in_flight);

@@ -7,8 +7,9 @@ use crossbeam::channel::Sender;
 
 use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http,
-    LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause, StatusCounts,
+    BidResult, BreakerState, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspOutcome,
+    HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause,
+    StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -155,6 +156,8 @@ pub(super) struct DspTally<D = Distribution> {
     pub(super) handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
     /// Of handshakes that came to a session.
     pub(super) handshake: D,
+    /// By the state that its breakers came to.
+    pub(super) breaker_changes: BreakerCounts,
 }
 
 impl DspTally {
@@ -168,6 +171,7 @@ impl DspTally {
         self.non_bids.merge(&other.non_bids);
         self.handshakes.merge(&other.handshakes);
         self.handshake.merge(&other.handshake);
+        self.breaker_changes.merge(&other.breaker_changes);
     }
 
     pub(super) fn clear(&mut self) {
@@ -180,6 +184,7 @@ impl DspTally {
         self.non_bids = CodeCounts::default();
         self.handshakes = Counts::default();
         self.handshake.clear();
+        self.breaker_changes = Counts::default();
     }
 
     pub(super) fn sparse(&self) -> DspTally<Sparse> {
@@ -193,6 +198,7 @@ impl DspTally {
             non_bids: self.non_bids,
             handshakes: self.handshakes,
             handshake: self.handshake.sparse(),
+            breaker_changes: self.breaker_changes,
         }
     }
 }
@@ -209,6 +215,7 @@ impl Default for DspTally {
             non_bids: CodeCounts::default(),
             handshakes: Counts::default(),
             handshake: Distribution::of_handshake(),
+            breaker_changes: Counts::default(),
         }
     }
 }
@@ -279,6 +286,9 @@ impl Default for LoopTally {
 /// Connections by what they are doing.
 pub(super) type ConnectionCounts = Counts<{ ConnectionState::ALL.len() }>;
 
+/// Breakers by their state.
+pub(super) type BreakerCounts = Counts<{ BreakerState::ALL.len() }>;
+
 /// What is true of a shard now, as opposed to what has happened on it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gauges {
@@ -287,6 +297,17 @@ pub(super) struct Gauges {
     pub(super) ssp_connections: ConnectionCounts,
     /// By the roster's index.
     pub(super) dsp_connections: Vec<ConnectionCounts>,
+    /// By the roster's index.
+    pub(super) gates: Vec<GateGauges>,
+}
+
+/// What is true of one shard's gate to a DSP.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct GateGauges {
+    /// The one breaker in its state, or none.
+    pub(super) breaker: BreakerCounts,
+    /// Thousandths of a call per second, where there is a cap.
+    pub(super) milli_qps: Option<u64>,
 }
 
 impl Gauges {
@@ -296,6 +317,7 @@ impl Gauges {
             in_flight: 0,
             ssp_connections: Counts::default(),
             dsp_connections: vec![Counts::default(); dsps],
+            gates: vec![GateGauges::default(); dsps],
         }
     }
 
@@ -305,13 +327,17 @@ impl Gauges {
         self.in_flight = other.in_flight;
         self.ssp_connections = other.ssp_connections;
         self.dsp_connections.copy_from_slice(&other.dsp_connections);
+        self.gates.copy_from_slice(&other.gates);
     }
 
     /// The same from another roster, for the indices that both have.
     pub(super) fn go_on_from(&mut self, other: &Self) {
         let dsp_connections = std::mem::take(&mut self.dsp_connections);
+        // Of the gates the shard tells anew.
+        let gates = std::mem::take(&mut self.gates);
         *self = Self {
             dsp_connections,
+            gates,
             ..other.clone()
         };
         for (mine, theirs) in self.dsp_connections.iter_mut().zip(&other.dsp_connections) {

@@ -99,10 +99,24 @@ label_values! {
         Error = "error",
         /// Answered with something that is not a valid bid response.
         Invalid = "invalid",
-        /// Not called: every connection to it was busy.
+        /// Not called: every connection to it was busy, or it has had its calls per second.
         Throttled = "throttled",
         /// Not called: its breaker is open.
         OpenBreaker = "open_breaker",
+        /// Not waited for: its answers hardly ever matter so late.
+        Cut = "cut",
+    }
+}
+
+label_values! {
+    /// What a DSP's breaker on one shard lets through.
+    BreakerState {
+        /// Every call.
+        Closed = "closed",
+        /// No call.
+        Open = "open",
+        /// A few calls, to see whether it works again.
+        HalfOpen = "half_open",
     }
 }
 
@@ -351,7 +365,8 @@ label_values! {
         Degraded = "degraded",
         /// At least 1 in 5 calls fails.
         Failing = "failing",
-        /// At least half of the calls that were due were not made: no free connection, or its breaker is open.
+        /// At least half of the calls that were due were not made: no free connection, or its breaker is open. Those above
+        /// its cap of calls per second do not count.
         NotAsked = "not_asked",
         /// Too few calls to judge by.
         Quiet = "quiet",

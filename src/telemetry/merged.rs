@@ -9,7 +9,7 @@ use histogram_files::percentile_file;
 
 use super::counted::Counted;
 use super::history::{History, Span};
-use super::interval::{ConnectionCounts, Gauges, Interval};
+use super::interval::{BreakerCounts, ConnectionCounts, Gauges, Interval};
 use super::labels::{ConnectionState, PanicLayer, Stage};
 use super::recorder::{ProcessCounters, Roster};
 
@@ -208,6 +208,27 @@ impl Merged {
         &self.process
     }
 
+    /// How many shards' breakers are in each state, by the name of a DSP that is configured and has any.
+    pub(super) fn dsp_breakers(&self) -> BTreeMap<&str, BreakerCounts> {
+        let mut sums = BTreeMap::<_, BreakerCounts>::new();
+        for (roster, gauges) in self.shards.values() {
+            for (name, gate) in roster.asked_with(&gauges.gates) {
+                if gate.breaker.sum() > 0 {
+                    sums.entry(name).or_default().merge(&gate.breaker);
+                }
+            }
+        }
+        sums
+    }
+
+    /// Each shard's share of each cap of calls per second, in thousandths of a call.
+    pub(super) fn dsp_rates(&self) -> impl Iterator<Item = (&str, usize, u64)> {
+        self.shards.iter().flat_map(|(&shard, (roster, gauges))| {
+            let gates = roster.asked_with(&gauges.gates);
+            gates.filter_map(move |(name, gate)| Some((name, shard, gate.milli_qps?)))
+        })
+    }
+
     fn add(&mut self, interval: &Interval) {
         self.total.add(interval);
         self.second.add(interval);
@@ -247,8 +268,8 @@ mod tests {
 
     use super::super::distribution::Distribution;
     use super::super::labels::{
-        BidResult, ConnectionEnd, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy,
-        Placed, ShedReason,
+        BidResult, BreakerState, ConnectionEnd, ConnectionState, DspOutcome, HandshakeOutcome, Http,
+        LateFound, LongerBy, Placed, ShedReason,
     };
     use super::super::recorder::{Recorder, Recorders, Seat, channel};
     use super::*;
@@ -269,7 +290,7 @@ mod tests {
             recorder.stage(stage, n * 977 * index);
         }
         recorder.request(if n.is_multiple_of(5) { 200 } else { 204 });
-        recorder.dsp_call(dsp, DspOutcome::ALL[usize::try_from(n % 7).unwrap()], n * 10_007);
+        recorder.dsp_call(dsp, DspOutcome::ALL[usize::try_from(n % 8).unwrap()], n * 10_007);
         recorder.dsp_late(dsp, n * 501);
         let longer = LongerBy::of(n * 501_000, n.is_multiple_of(11));
         recorder.dsp_late_answer(dsp, LateFound::ALL[usize::try_from(n % 5).unwrap()], longer);
@@ -282,6 +303,7 @@ mod tests {
             HandshakeOutcome::ALL[usize::try_from(n % 7).unwrap()],
             n * 20_011,
         );
+        recorder.breaker_changed(dsp, BreakerState::Open, n % 2);
         recorder.clearing_price("USD", n * 1_003);
         recorder.shed(ShedReason::InFlight);
         recorder.connection_accepted(Placed::Passed);
@@ -605,7 +627,7 @@ mod tests {
         }
         recorder.publish();
         merged.collect();
-        assert_eq!(merged.total.dsps[0].1.latency.count(), 5);
+        assert_eq!(merged.total.dsps[0].1.latency.count(), 6);
     }
 
     #[test]

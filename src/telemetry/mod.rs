@@ -28,7 +28,7 @@ pub use distribution::Summary;
 pub use events::{Chunk, EventLog, EventSource};
 pub use history::interval_log_header;
 pub use labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, DspState, EventFate, HandoverResult,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspOutcome, DspState, EventFate, HandoverResult,
     HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult,
     Rounded, ShedReason, Stage, StallCause,
 };

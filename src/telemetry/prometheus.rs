@@ -5,9 +5,9 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult, HandshakeOutcome, Http,
-    LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult, Rounded, ShedReason, Stage,
-    StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult,
+    HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult,
+    Rounded, ShedReason, Stage, StallCause,
 };
 use super::log_lines::LOG_LINES;
 use super::merged::Merged;
@@ -210,6 +210,47 @@ pub const CATALOGUE: &[Metric] = &[
                 for outcome in HandshakeOutcome::ALL {
                     samples.integer(&[name, &outcome.label()], tally.handshakes.get(outcome));
                 }
+            }
+        },
+    },
+    Metric {
+        name: "dsp_breakers",
+        kind: Kind::Gauge,
+        help: "Breakers of a DSP by state; each shard has one.",
+        labels: &["dsp", "state"],
+        samples: |merged, samples| {
+            for (name, counts) in merged.dsp_breakers() {
+                for state in BreakerState::ALL {
+                    samples.integer(&[&name, &state.label()], counts.get(state));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "dsp_breaker_changes_total",
+        kind: Kind::Counter,
+        help: "How often breakers of a DSP came to a state.",
+        labels: &["dsp", "to"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                for state in BreakerState::ALL {
+                    samples.integer(&[name, &state.label()], tally.breaker_changes.get(state));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "dsp_qps_share",
+        kind: Kind::Gauge,
+        help: "A shard's share of a DSP's cap of calls per second.",
+        labels: &["dsp", "shard"],
+        samples: |merged, samples| {
+            for (name, shard, milli_qps) in merged.dsp_rates() {
+                let calls = Decimal {
+                    value: u128::from(milli_qps),
+                    digits: MILLIS_DIGITS,
+                };
+                samples.sample("", &[&name, &shard], None, &calls);
             }
         },
     },

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::interval::Interval;
+use super::interval::{GateGauges, Interval};
 use super::labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult, HandshakeOutcome, Http,
-    LateFound, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, Counts, DspOutcome, EventFate, HandoverResult,
+    HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult, Rounded,
+    ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -132,6 +133,14 @@ impl Roster {
     pub(super) fn asked(&self) -> impl Iterator<Item = &str> {
         self.dsps.iter().filter_map(|seat| match seat {
             Seat::Asked(name) => Some(name.as_str()),
+            Seat::Leaving(_) | Seat::Empty => None,
+        })
+    }
+
+    /// The same, each with what stands at its index of a list.
+    pub(super) fn asked_with<'a, T>(&'a self, list: &'a [T]) -> impl Iterator<Item = (&'a str, &'a T)> {
+        self.dsps.iter().zip(list).filter_map(|(seat, item)| match seat {
+            Seat::Asked(name) => Some((name.as_str(), item)),
             Seat::Leaving(_) | Seat::Empty => None,
         })
     }
@@ -515,6 +524,24 @@ impl Recorder {
     /// Connections to a DSP in `state` now.
     pub fn dsp_connections(&self, dsp: usize, state: ConnectionState, now: u64) {
         self.current.borrow_mut().gauges.dsp_connections[dsp].set(state, now);
+    }
+
+    /// What is true of the gate to a DSP now: the state of its breaker, if it has one, and this shard's share of its calls
+    /// per second, in thousandths of a call, if there is a cap.
+    pub fn gate(&self, dsp: usize, breaker: Option<BreakerState>, milli_qps: Option<u64>) {
+        let gate = &mut self.current.borrow_mut().gauges.gates[dsp];
+        *gate = GateGauges {
+            breaker: Counts::default(),
+            milli_qps,
+        };
+        if let Some(state) = breaker {
+            gate.breaker.add_one(state);
+        }
+    }
+
+    /// A DSP's breaker has come to a state so many times.
+    pub fn breaker_changed(&self, dsp: usize, to: BreakerState, times: u64) {
+        self.current.borrow_mut().dsps[dsp].breaker_changes.add(to, times);
     }
 
     /// Hands over what was counted since the last time. False if the housekeeping thread is behind: then the

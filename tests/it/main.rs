@@ -23,6 +23,7 @@ mod corpus;
 mod events;
 mod faults;
 mod forwarding;
+mod gates;
 mod h2c;
 mod handover;
 mod harness;

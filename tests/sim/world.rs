@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, TICK, Timers};
-use corebid::fanout::{DspId, DspOptions, DspSet, Fanout, Gatherings, Protocol, Target};
+use corebid::fanout::{DspId, DspOptions, DspSet, Fanout, GateOptions, Gatherings, Protocol, Target};
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
 use corebid::orchestration::{Options, Orchestrator, Outcome, Panicked, isolate};
@@ -308,6 +308,7 @@ impl World {
             connections_warm: 0,
             response_bytes_max: 256 << 10,
             gzip: self.chance.permille(200),
+            gate: GateOptions::default(),
         }
     }
 

@@ -293,6 +293,7 @@ static REQUEST: LazyLock<RequestBlock> = LazyLock::new(|| {
         connections_warm: 0,
         response_bytes_max: BODY_BYTES_MAX,
         gzip: false,
+        gate: corebid::fanout::GateOptions::default(),
     })
 });
 

@@ -80,7 +80,7 @@ const share = (part, whole) => whole > 0 ? part / whole : 0;
 const errorsOf = (statuses) => sum(statuses) - (statuses[200] ?? 0) - (statuses[204] ?? 0);
 const windowSeconds = () => Math.max(live.window_s ?? (live.now_unix_ms - live.started_unix_ms) / 1000, 0.001);
 const perSecond = (count) => count / windowSeconds();
-const dspFailed = (dsp) => sum(dsp.calls) - dsp.calls.bid - dsp.calls.no_bid;
+const dspFailed = (dsp) => sum(dsp.calls) - dsp.calls.bid - dsp.calls.no_bid - dsp.calls.cut;
 
 function rate(value) {
   if (value === 0) return "0";
@@ -136,7 +136,7 @@ const errorsSince = (least) => sinceWhen((five) => {
   return all === 0 ? null : five.reduce((n, second) => n + errorsOf(second.statuses), 0) / all >= least;
 });
 
-const WHY = { timeout: "no answer in its time", error: "connection or HTTP errors", invalid: "answers that are not valid", throttled: "all connections busy", open_breaker: "breaker open" };
+const WHY = { timeout: "no answer in its time", error: "connection or HTTP errors", invalid: "answers that are not valid", throttled: "all connections busy, or its cap of calls reached", open_breaker: "breaker open" };
 function dspReason(dsp) {
   const [worst] = Object.keys(WHY).sort((a, b) => dsp.calls[b] - dsp.calls[a]);
   return WHY[worst];
@@ -467,8 +467,10 @@ const dspsTable = new Table("dsps", [
   { head: "last 15 min", text: true, title: "failed calls, ten seconds each: the higher and redder, the more", draw: drawStrip },
   partColumn("timeout %", "of its calls: no answer in its time", "timeout"),
   partColumn("error %", "of its calls: connection lost, wrong status, or not a valid bid response", "error", "invalid"),
-  partColumn("not asked %", "of its calls: not made, because all connections were busy or its breaker is open", "throttled", "open_breaker"),
-  { head: "calls/s", title: "calls that ended, those that were not made among them", by: (dsp) => sum(dsp.calls), cell: (dsp) => ({ text: rate(perSecond(sum(dsp.calls))) }) },
+  partColumn("not asked %", "of its calls: not made, because all connections were busy, its cap of calls per second was reached or its breaker is open", "throttled", "open_breaker"),
+  { head: "not waited for %", title: "of its calls: cut, because its answers hardly ever matter so late (dsp.adaptive_timeout)", when: (dsps) => dsps.some((dsp) => dsp.calls.cut > 0), by: (dsp) => part(dsp, "cut"), cell: (dsp) => ({ text: sum(dsp.calls) ? percent(part(dsp, "cut")) : "–" }) },
+  { head: "breaker", text: true, title: "what its breakers let through now, one on each shard", when: (dsps) => dsps.some((dsp) => dsp.breakers), by: (dsp) => dsp.breakers ? 2 * dsp.breakers.open + dsp.breakers.half_open : 0, cell: breakerCell },
+  { head: "calls/s", title: "calls that ended, those that were not made among them", by: (dsp) => sum(dsp.calls), cell: (dsp) => ({ text: rate(perSecond(sum(dsp.calls))), title: dsp.cap_qps === undefined ? "" : `at most ${rate(dsp.cap_qps)} may be made` }) },
   { head: "bid %", title: "of its calls: answered with a bid", by: (dsp) => part(dsp, "bid"), cell: (dsp) => ({ text: sum(dsp.calls) ? percent(part(dsp, "bid")) : "–", title: `no bid: ${percent(part(dsp, "no_bid"))} %` }) },
   { ...quantileColumn("p50_ns"), head: "p50 ms" },
   { head: "p99 ms", title: "99 % took no longer; marked where it is twice what is usual among the DSPs", by: (dsp) => dsp.p99_ns,
@@ -478,6 +480,18 @@ const dspsTable = new Table("dsps", [
   { head: "won/s", title: "its bids that won", by: (dsp) => dsp.bids.won, cell: (dsp) => ({ text: rate(perSecond(dsp.bids.won)), title: `lost: ${count(dsp.bids.lost)}, invalid: ${count(dsp.bids.invalid)}` }) },
   { head: "connections", title: "open now: in use, + idle, + waiting for a late answer", by: (dsp) => sum(dsp.connections), cell: ({ connections: { active, idle, parked } }) => ({ text: `${active} + ${idle}${parked ? ` + ${parked}` : ""}`, title: `${active} in use, ${idle} idle, ${parked} waiting for a late answer` }) },
 ], (dsp) => dsp.name, { rowClass: (dsp) => ["", "warn-row", "bad-row"][DSP_LEVEL[dsp.state] ?? 0] });
+
+function breakerCell({ breakers, breaker_changes: changes }) {
+  if (!breakers) return { text: "none", classes: "quiet" };
+  const all = sum(breakers), out = breakers.open + breakers.half_open;
+  const opened = changes.open ? `opened ${count(changes.open)} times, closed ${count(changes.closed)} times in the window` : "";
+  if (out === 0) return { text: "closed", classes: changes.open ? "warn" : "quiet", title: opened };
+  const state = breakers.open ? "open" : "half_open";
+  return {
+    text: state.replace("_", " ") + (out < all ? ` on ${out} of ${all}` : ""), classes: "bad",
+    title: [about.breaker_states[state], opened].filter(Boolean).join("; "),
+  };
+}
 
 function drawStrip(td, dsp) {
   let canvas = td.firstElementChild;
