@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use corebid::config;
 use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
 use corebid::telemetry::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, LateFound, LogLine, LongerBy,
+    BidResult, ConnectionEnd, ConnectionState, DspFault, DspOutcome, EventFate, LateFound, LogLine, LongerBy,
     PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 
@@ -235,6 +235,11 @@ fn metrics_document() -> String {
         &mut text,
         "longer_ms",
         LongerBy::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "fault",
+        DspFault::ALL.map(|value| (value.label(), value.meaning())),
     );
     values(
         &mut text,

@@ -415,7 +415,7 @@ impl<T: Transport> Orchestrator<T> {
         match self.read_response(&mut offers, 0, waiting.dsp, response) {
             Ok(()) => {}
             Err(Unusable::NoBid(_)) => return (LateFound::NoBid, 0),
-            Err(Unusable::Status | Unusable::Invalid) => return (LateFound::Invalid, 0),
+            Err(Unusable::Status | Unusable::Invalid(_)) => return (LateFound::Invalid, 0),
         }
         let after = self.sell_each_imp(request, &plan, &offers, arena);
         let wins = after.won.iter().any(|&(offer, _)| offer >= in_time);

@@ -7,8 +7,8 @@ use crossbeam::channel::Sender;
 
 use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http,
-    LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause, StatusCounts,
+    BidResult, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspFault, DspOutcome, HandshakeOutcome,
+    Http, LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause, StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -151,6 +151,7 @@ pub(super) struct DspTally<D = Distribution> {
     pub(super) late_won: Counts<{ LongerBy::ALL.len() }>,
     pub(super) bids: Counts<{ BidResult::ALL.len() }>,
     pub(super) non_bids: CodeCounts,
+    pub(super) faults: Counts<{ DspFault::ALL.len() }>,
     pub(super) handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
     /// Of handshakes that came to a session.
     pub(super) handshake: D,
@@ -165,6 +166,7 @@ impl DspTally {
         self.late_won.merge(&other.late_won);
         self.bids.merge(&other.bids);
         self.non_bids.merge(&other.non_bids);
+        self.faults.merge(&other.faults);
         self.handshakes.merge(&other.handshakes);
         self.handshake.merge(&other.handshake);
     }
@@ -177,6 +179,7 @@ impl DspTally {
         self.late_won = Counts::default();
         self.bids = Counts::default();
         self.non_bids = CodeCounts::default();
+        self.faults = Counts::default();
         self.handshakes = Counts::default();
         self.handshake.clear();
     }
@@ -190,6 +193,7 @@ impl DspTally {
             late_won: self.late_won,
             bids: self.bids,
             non_bids: self.non_bids,
+            faults: self.faults,
             handshakes: self.handshakes,
             handshake: self.handshake.sparse(),
         }
@@ -206,6 +210,7 @@ impl Default for DspTally {
             late_won: Counts::default(),
             bids: Counts::default(),
             non_bids: CodeCounts::default(),
+            faults: Counts::default(),
             handshakes: Counts::default(),
             handshake: Distribution::of_handshake(),
         }

@@ -5,8 +5,8 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound,
-    LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, ConnectionEnd, ConnectionState, DspFault, DspOutcome, EventFate, HandshakeOutcome, Http,
+    LateFound, LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 use super::log_lines::LOG_LINES;
 use super::merged::Merged;
@@ -235,6 +235,19 @@ pub const CATALOGUE: &[Metric] = &[
             losses
                 .iter()
                 .for_each(|(reason, n)| samples.integer(&[&code(reason)], n));
+        },
+    },
+    Metric {
+        name: "dsp_faults_total",
+        kind: Kind::Counter,
+        help: "What was wrong with calls to a DSP that ended in error or invalid.",
+        labels: &["dsp", "fault"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                for fault in DspFault::ALL {
+                    samples.integer(&[name, &fault.label()], tally.faults.get(fault));
+                }
+            }
         },
     },
     Metric {
