@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use corebid::config;
 use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
 use corebid::telemetry::{
-    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspOutcome, EventFate, LateFound, LogLine,
-    LongerBy, PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, EventFate, LateFound,
+    LogLine, LongerBy, PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 
 /// `[text](target)` in every document: the target exists; where the text is a function's name (`` `Type::name` ``), the
@@ -238,6 +238,11 @@ fn metrics_document() -> String {
         &mut text,
         "longer_ms",
         LongerBy::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "fault",
+        DspFault::ALL.map(|value| (value.label(), value.meaning())),
     );
     values(
         &mut text,

@@ -416,7 +416,7 @@ impl<T: Transport> Orchestrator<T> {
         match self.read_response(&mut offers, 0, waiting.dsp, response) {
             Ok(()) => {}
             Err(Unusable::NoBid(_)) => return (LateFound::NoBid, 0),
-            Err(Unusable::Status | Unusable::Invalid | Unusable::NoGoodBid) => {
+            Err(Unusable::Status | Unusable::Invalid(_) | Unusable::NoGoodBid) => {
                 return (LateFound::Invalid, 0);
             }
         }

@@ -13,7 +13,7 @@ use crate::fanout::{Answer, CallFailure, Conduct, DspId, Response, Ticket, Trans
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
 use crate::openrtb::{AuctionType, Bid, BidFault, BidRequest, BidResponse, BidText, Span};
-use crate::telemetry::{BidResult, DspOutcome, Rounded};
+use crate::telemetry::{BidResult, DspFault, DspOutcome, Rounded};
 
 /// What the DSPs offered for one bid request.
 #[derive(Debug)]
@@ -183,7 +183,7 @@ pub(super) enum Unusable {
     /// An HTTP status that is none of a bid response's.
     Status,
     /// Not a bid response, or not one to our request.
-    Invalid,
+    Invalid(DspFault),
     /// A bid response to our request, without a bid that can be compared.
     NoGoodBid,
 }
@@ -197,15 +197,27 @@ impl<T: Transport> Orchestrator<T> {
                 if matches!(failure, CallFailure::Timeout | CallFailure::Cut) {
                     offers.late_under = Some(answer.ticket);
                 }
+                if let Some(fault) = fault_of(failure) {
+                    self.recorder.dsp_fault(answer.dsp.index(), fault);
+                }
                 // What a failure says of its DSP the fan-out knows itself.
                 (of_failure(failure), Conduct::Unknown)
             }
             Ok(response) => match self.read_response(offers, answer.call, answer.dsp, response) {
                 Ok(()) => ((DspOutcome::Bid, NonBidStatus::NoBid), Conduct::Good),
                 Err(Unusable::NoBid(status)) => ((DspOutcome::NoBid, status), Conduct::Good),
-                Err(Unusable::NoGoodBid) => (invalid, Conduct::Good),
-                Err(Unusable::Status) => ((DspOutcome::Error, NonBidStatus::Error), Conduct::Bad),
-                Err(Unusable::Invalid) => (invalid, Conduct::Bad),
+                Err(Unusable::NoGoodBid) => {
+                    self.recorder.dsp_fault(answer.dsp.index(), DspFault::NoUsableBid);
+                    (invalid, Conduct::Good)
+                }
+                Err(Unusable::Status) => {
+                    self.recorder.dsp_fault(answer.dsp.index(), DspFault::Status);
+                    ((DspOutcome::Error, NonBidStatus::Error), Conduct::Bad)
+                }
+                Err(Unusable::Invalid(fault)) => {
+                    self.recorder.dsp_fault(answer.dsp.index(), fault);
+                    (invalid, Conduct::Bad)
+                }
             },
         };
         offers.non_bids[answer.call] = non_bid;
@@ -237,7 +249,7 @@ impl<T: Transport> Orchestrator<T> {
         self.scratch.with(
             |scratch| match self.parser.borrow().parse_response(response.body, scratch) {
                 Ok(read) => self.take_response(offers, call, dsp, &read, response.connection),
-                Err(_) => Err(Unusable::Invalid),
+                Err(_) => Err(Unusable::Invalid(DspFault::Unreadable)),
             },
         )
     }
@@ -265,7 +277,7 @@ impl<T: Transport> Orchestrator<T> {
             // what else comes on that connection may be as wrong.
             self.fanout.transport().distrust(connection);
             self.refuse_all(offers, dsp, read, LossReason::InvalidAuctionId);
-            return Err(Unusable::Invalid);
+            return Err(Unusable::Invalid(DspFault::WrongId));
         }
         for bad in read.bad_bids {
             self.refuse(offers, dsp, of_fault(bad.fault), BidResult::Invalid);
@@ -421,6 +433,18 @@ fn currency_of(read: &BidResponse<'_>, offers: &Offers<'_>) -> Option<Currency> 
     let code = read.cur.unwrap_or("USD");
     let allowed = offers.bid_currencies.iter().find(|(known, _)| *known == code);
     allowed.map(|&(_, currency)| currency)
+}
+
+/// What is wrong with the DSP; nothing where it had no time, or was not asked.
+fn fault_of(failure: CallFailure) -> Option<DspFault> {
+    match failure {
+        CallFailure::Timeout | CallFailure::Throttled => None,
+        CallFailure::Unreachable => Some(DspFault::Unreachable),
+        CallFailure::Lost | CallFailure::Stale => Some(DspFault::Lost),
+        CallFailure::Protocol(_) => Some(DspFault::Protocol),
+        CallFailure::TooLarge => Some(DspFault::TooLarge),
+        CallFailure::BadEncoding => Some(DspFault::Encoding),
+    }
 }
 
 fn of_failure(failure: CallFailure) -> (DspOutcome, NonBidStatus) {

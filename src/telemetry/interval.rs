@@ -7,7 +7,7 @@ use crossbeam::channel::Sender;
 
 use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
-    BidResult, BreakerState, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspOutcome,
+    BidResult, BreakerState, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspFault, DspOutcome,
     HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause,
     StatusCounts,
 };
@@ -153,6 +153,7 @@ pub(super) struct DspTally<D = Distribution> {
     pub(super) late_won: Counts<{ LongerBy::ALL.len() }>,
     pub(super) bids: Counts<{ BidResult::ALL.len() }>,
     pub(super) non_bids: CodeCounts,
+    pub(super) faults: Counts<{ DspFault::ALL.len() }>,
     pub(super) handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
     /// Of handshakes that came to a session.
     pub(super) handshake: D,
@@ -169,6 +170,7 @@ impl DspTally {
         self.late_won.merge(&other.late_won);
         self.bids.merge(&other.bids);
         self.non_bids.merge(&other.non_bids);
+        self.faults.merge(&other.faults);
         self.handshakes.merge(&other.handshakes);
         self.handshake.merge(&other.handshake);
         self.breaker_changes.merge(&other.breaker_changes);
@@ -182,6 +184,7 @@ impl DspTally {
         self.late_won = Counts::default();
         self.bids = Counts::default();
         self.non_bids = CodeCounts::default();
+        self.faults = Counts::default();
         self.handshakes = Counts::default();
         self.handshake.clear();
         self.breaker_changes = Counts::default();
@@ -196,6 +199,7 @@ impl DspTally {
             late_won: self.late_won,
             bids: self.bids,
             non_bids: self.non_bids,
+            faults: self.faults,
             handshakes: self.handshakes,
             handshake: self.handshake.sparse(),
             breaker_changes: self.breaker_changes,
@@ -213,6 +217,7 @@ impl Default for DspTally {
             late_won: Counts::default(),
             bids: Counts::default(),
             non_bids: CodeCounts::default(),
+            faults: Counts::default(),
             handshakes: Counts::default(),
             handshake: Distribution::of_handshake(),
             breaker_changes: Counts::default(),

@@ -121,6 +121,30 @@ label_values! {
 }
 
 label_values! {
+    /// What was wrong with a call to a DSP that ended in `error` or `invalid`.
+    DspFault {
+        /// No connection could be made.
+        Unreachable = "unreachable",
+        /// The connection was lost before the answer was whole.
+        Lost = "lost",
+        /// An HTTP status that is none of a bid response's; redirects are not followed.
+        Status = "status",
+        /// What came is not HTTP, or could be read in two ways.
+        Protocol = "protocol",
+        /// The answer is longer than `server.max_response_bytes`, on the wire or unpacked.
+        TooLarge = "too_large",
+        /// Its encoding was not asked for, or is damaged.
+        Encoding = "encoding",
+        /// Its body is not a bid response.
+        Unreadable = "unreadable",
+        /// It answers another bid request: its id is another.
+        WrongId = "wrong_id",
+        /// None of its bids can be used: no such imp, no price, a currency without a rate.
+        NoUsableBid = "no_usable_bid",
+    }
+}
+
+label_values! {
     /// How one TLS handshake with a DSP ended.
     HandshakeOutcome {
         /// With a new session: certificates were sent and checked.

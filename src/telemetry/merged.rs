@@ -268,8 +268,8 @@ mod tests {
 
     use super::super::distribution::Distribution;
     use super::super::labels::{
-        BidResult, BreakerState, ConnectionEnd, ConnectionState, DspOutcome, HandshakeOutcome, Http,
-        LateFound, LongerBy, Placed, ShedReason,
+        BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, HandshakeOutcome,
+        Http, LateFound, LongerBy, Placed, ShedReason,
     };
     use super::super::recorder::{Recorder, Recorders, Seat, channel};
     use super::*;
@@ -298,6 +298,7 @@ mod tests {
         recorder.bid(dsp, BidResult::Lost);
         recorder.loss(u16::try_from(100 + n % 4).unwrap());
         recorder.non_bid(dsp, 101);
+        recorder.dsp_fault(dsp, DspFault::Status);
         recorder.dsp_handshake(
             dsp,
             HandshakeOutcome::ALL[usize::try_from(n % 7).unwrap()],

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandoverResult,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, EventFate, HandoverResult,
     HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult,
     Rounded, ShedReason, Stage, StallCause,
 };
@@ -277,6 +277,19 @@ pub const CATALOGUE: &[Metric] = &[
             losses
                 .iter()
                 .for_each(|(reason, n)| samples.integer(&[&code(reason)], n));
+        },
+    },
+    Metric {
+        name: "dsp_faults_total",
+        kind: Kind::Counter,
+        help: "What was wrong with calls to a DSP that ended in error or invalid.",
+        labels: &["dsp", "fault"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                for fault in DspFault::ALL {
+                    samples.integer(&[name, &fault.label()], tally.faults.get(fault));
+                }
+            }
         },
     },
     Metric {

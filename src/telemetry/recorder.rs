@@ -11,9 +11,9 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::interval::{GateGauges, Interval};
 use super::labels::{
-    BidResult, BreakerState, ConnectionEnd, ConnectionState, Counts, DspOutcome, EventFate, HandoverResult,
-    HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult, Rounded,
-    ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, Counts, DspFault, DspOutcome, EventFate,
+    HandoverResult, HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult,
+    Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -391,6 +391,11 @@ impl Recorder {
     /// An offer lost, with the loss reason code of OpenRTB 2.6.
     pub fn loss(&self, reason_code: u16) {
         self.current.borrow_mut().tally.losses.add_one(reason_code);
+    }
+
+    /// What was wrong with a call that ended in `error` or `invalid`.
+    pub fn dsp_fault(&self, dsp: usize, fault: DspFault) {
+        self.current.borrow_mut().dsps[dsp].faults.add_one(fault);
     }
 
     /// A DSP has no bid for an imp, with the non-bid status code of OpenRTB's seat non-bid extension.
