@@ -68,6 +68,11 @@ count "an orchestration" "whole|orchestration::counted\
 ;copies: memcpy|__memcpy_\
 ;allocations: malloc|:malloc" "$bench" --orchestrations "$rounds"
 
+echo
+count "an orchestration, every one logged" "whole|orchestration::counted\
+;the event's line|Orchestrator<T>::log_auction\
+;allocations: malloc|:malloc" "$bench" --orchestrations "$rounds" --events 1
+
 bench=$(built codec)
 for head in least usual; do
     echo

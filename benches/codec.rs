@@ -238,5 +238,6 @@ fn dsp() -> DspOptions {
         connections_warm: 0,
         response_bytes_max: 256 << 10,
         gzip: false,
+        gate: corebid::fanout::GateOptions::default(),
     }
 }

@@ -16,7 +16,11 @@ const PROFILE: &str = include_str!("../profiles/reference.toml");
 const BID_REQUEST: &str = r#"{"id":"demo-1","imp":[{"id":"1","banner":{"w":300,"h":250},"bidfloor":0.5}],"site":{"page":"https://example.com/"},"device":{"ua":"Mozilla/5.0","ip":"192.0.2.1"},"user":{"id":"u1"},"tmax":100}"#;
 
 pub(crate) fn run() -> ExitCode {
-    let _log = match start_log(config::LogLevel::Warn, config::LogFormat::Text) {
+    let quiet = config::LogOptions {
+        level: config::LogLevel::Warn,
+        format: config::LogFormat::Text,
+    };
+    let _log = match start_log(quiet) {
         Ok(log) => log,
         Err(error) => return exit_code(Err(error)),
     };
@@ -34,7 +38,7 @@ pub(crate) fn run() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    exit_code(supervisor::run(prepared, None, |addresses| {
+    exit_code(supervisor::run(prepared, None, None, |addresses| {
         welcome(&dsps, addresses);
     }))
 }

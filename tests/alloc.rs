@@ -18,6 +18,7 @@ use std::pin::Pin;
 
 use corebid::clock::Instant;
 use corebid::orchestration::Outcome;
+use corebid::telemetry::EventSource;
 use exchange::Exchange;
 
 /// The response's body, which hyper takes over: 600 B, of the winner's size. Nothing else.
@@ -52,6 +53,32 @@ fn a_warm_orchestration_allocates_its_response_only() {
     }
     assert_eq!(
         (ALLOCATIONS.get() - before).div_ceil(100),
+        ALLOCATIONS_PER_ORCHESTRATION
+    );
+}
+
+/// An event's line goes into a buffer that has been there and back.
+#[test]
+fn one_that_is_logged_allocates_no_more() {
+    let (exchange, _published) = Exchange::new(|| Instant::from_nanos(1_000_000_000));
+    let (source, chunks) = EventSource::new(1, 1);
+    let exchange = exchange.logging(source.event_log(0));
+    let hold = |times| {
+        let mut lines = 0;
+        for _ in 0..times {
+            assert!(matches!(exchange.orchestrate(), Outcome::Response(_)));
+            for chunk in chunks.try_iter() {
+                lines += chunk.lines;
+                chunk.recycle();
+            }
+        }
+        lines
+    };
+    hold(1_000);
+    let before = ALLOCATIONS.get();
+    assert!(hold(1_000) > 900, "lines were handed over");
+    assert_eq!(
+        (ALLOCATIONS.get() - before).div_ceil(1_000),
         ALLOCATIONS_PER_ORCHESTRATION
     );
 }

@@ -56,6 +56,8 @@ const TABLE: &[(&str, &[&str])] = &[
     // The binary: `corebid::` instead of `crate::`.
     ("main", &["config", "logs", "report", "supervisor"]),
     ("demo", &["config", "supervisor"]),
+    ("doctor", &["config"]),
+    ("capacity", &[]),
 ];
 
 /// Where the code goes beyond the table: a file or folder under `src`, what it may name as well, and why.
@@ -112,7 +114,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustls", &["net"]),
     ("rustls_native_certs", &["net"]),
     ("signal_hook", &["supervisor"]),
-    ("clap", &["main"]),
+    ("clap", &["main", "capacity"]),
     ("tracing_subscriber", &["logs"]),
     ("corebid_loadtest", &["demo"]),
 ];
@@ -448,7 +450,7 @@ impl Source {
     }
 
     fn is_binary(&self) -> bool {
-        self.module == "main" || self.module == "demo"
+        ["main", "demo", "doctor", "capacity"].contains(&self.module.as_str())
     }
 
     fn at(&self, line: usize) -> String {

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use corebid::config;
 use corebid::telemetry::prometheus::{CATALOGUE, DURATION_EDGES_NS, Kind};
 use corebid::telemetry::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, LateFound, LogLine, LongerBy,
-    PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, EventFate, LateFound,
+    LogLine, LongerBy, PanicLayer, ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 
 /// `[text](target)` in every document: the target exists; where the text is a function's name (`` `Type::name` ``), the
@@ -134,6 +134,9 @@ fn metrics_keep_their_names_and_labels() {
         "dsp_late_would_have_won_total{dsp}",
         "dsp_late_answers_total{dsp,found}",
         "dsp_late_revenue_cpm_total{dsp,currency,longer_ms}",
+        "dsp_breakers{dsp,state}",
+        "dsp_breaker_changes_total{dsp,to}",
+        "dsp_qps_share{dsp,shard}",
         "bids_total{dsp,result}",
         "losses_total{reason}",
         "non_bids_total{dsp,code}",
@@ -238,6 +241,11 @@ fn metrics_document() -> String {
     );
     values(
         &mut text,
+        "fault",
+        DspFault::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
         "result` of `bids_total",
         BidResult::ALL.map(|value| (value.label(), value.meaning())),
     );
@@ -268,8 +276,13 @@ fn metrics_document() -> String {
     );
     values(
         &mut text,
-        "state",
+        "state` of `connections",
         ConnectionState::ALL.map(|value| (value.label(), value.meaning())),
+    );
+    values(
+        &mut text,
+        "state` of `dsp_breakers`, `to` of `dsp_breaker_changes_total",
+        BreakerState::ALL.map(|value| (value.label(), value.meaning())),
     );
     values(
         &mut text,

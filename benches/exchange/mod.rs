@@ -15,12 +15,13 @@ use std::time::Duration;
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, Timers};
 use corebid::fanout::{
-    CallFailure, DspOptions, DspSet, Fanout, Gatherings, Outgoing, Protocol, Reply, Target, Ticket, Transport,
+    BreakerOptions, CallFailure, DspOptions, DspSet, Fanout, GateOptions, Gatherings, Outgoing, Protocol,
+    Reply, Target, Ticket, Transport,
 };
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
 use corebid::orchestration::{Options, Orchestrator, Outcome};
-use corebid::telemetry::{self, Merged, Roster};
+use corebid::telemetry::{self, EventLog, Merged, Roster};
 
 /// As in `profiles/reference.toml`.
 pub(crate) const DSPS: usize = 23;
@@ -103,6 +104,14 @@ impl Exchange {
         (exchange, published)
     }
 
+    /// The same with an event log.
+    pub(crate) fn logging(self, log: EventLog) -> Self {
+        Self {
+            orchestrator: self.orchestrator.with_events(Some(Rc::new(log))),
+            ..self
+        }
+    }
+
     /// One orchestration: polled until it waits for its DSPs, then all answer, then polled to its end.
     pub(crate) fn orchestrate(&self) -> Outcome {
         let mut request = pin!(self.start());
@@ -168,10 +177,11 @@ fn orchestrator_options() -> Options {
         },
         validation: Validation::default(),
         writes_no_bid: false,
+        rehearsal: None,
     }
 }
 
-fn dsp_options(number: usize) -> DspOptions {
+pub(crate) fn dsp_options(number: usize) -> DspOptions {
     DspOptions {
         name: format!("dsp{number}"),
         target: Target {
@@ -186,6 +196,24 @@ fn dsp_options(number: usize) -> DspOptions {
         connections_warm: 0,
         response_bytes_max: 256 << 10,
         gzip: false,
+        gate: gate_options(),
+    }
+}
+
+/// As configured by default: a breaker and no more.
+pub(crate) fn gate_options() -> GateOptions {
+    GateOptions {
+        breaker: Some(BreakerOptions {
+            consecutive_failures: 20,
+            failure_percent: 50,
+            window: Duration::from_secs(10),
+            calls_min: 20,
+            open_min: Duration::from_millis(250),
+            open_max: Duration::from_secs(10),
+            probe_percent: 5,
+            probes: 5,
+        }),
+        ..GateOptions::default()
     }
 }
 

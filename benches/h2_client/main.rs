@@ -32,7 +32,8 @@ use std::time::Duration;
 
 use corebid::clock::{self, Timers};
 use corebid::fanout::{
-    Answer, Call, CallFailure, DspId, DspOptions, DspSet, Fanout, Gatherings, Protocol, Target, Transport,
+    Answer, Call, CallFailure, Conduct, DspId, DspOptions, DspSet, Fanout, Gatherings, Leave, Protocol,
+    Target, Transport,
 };
 use corebid::net::Readiness;
 use corebid_loadtest::dsps::{Dsps, Options};
@@ -277,9 +278,13 @@ async fn ask_on_and_on<T: Transport>(number: usize, fanout: &Fanout<T>, tally: &
             dsp: DspId(u16::try_from(dsp).unwrap()),
             body: &body,
             due_at,
+            leave: Leave::default(),
         });
         fanout
-            .gather(&calls, |answer| tally.count(answer, unique.as_bytes()))
+            .gather(&calls, |answer| {
+                tally.count(answer, unique.as_bytes());
+                Conduct::Good
+            })
             .await;
         tally.took.borrow_mut().push(timers.now().since(began));
     }
@@ -300,5 +305,6 @@ fn dsp(port: u16) -> DspOptions {
         connections_warm: 0,
         response_bytes_max: 256 << 10,
         gzip: false,
+        gate: corebid::fanout::GateOptions::default(),
     }
 }

@@ -29,6 +29,17 @@ pub(crate) fn bench(name: &str, what: &str, call: &mut dyn FnMut()) -> u128 {
     ns
 }
 
+/// The same for calls of a millisecond and more, of which there need not be many.
+pub(crate) fn bench_few(name: &str, what: &str, call: &mut dyn FnMut()) -> u128 {
+    let (rounds, _) = length();
+    let ns = (0..rounds.min(30))
+        .map(|_| time(1, call))
+        .min()
+        .unwrap_or_default();
+    report(name, what, ns);
+    ns
+}
+
 /// A call's name, what it is given, and the call.
 type Bench<'a> = (&'a str, &'a str, &'a mut dyn FnMut());
 

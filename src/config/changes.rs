@@ -9,13 +9,11 @@ use toml::{Table, Value};
 use super::Config;
 
 /// What only a start can take on: sockets, threads and files that are made once. A handover is a start, too.
-const TAKES_A_RESTART: [&str; 13] = [
+const TAKES_A_RESTART: [&str; 11] = [
     "server.listen",
     "server.admin",
     "server.shards",
     "server.cores",
-    "log.level",
-    "log.format",
     "telemetry.hlog_file",
     "telemetry.hlog_file_bytes_max",
     "telemetry.hlog_files_max",
@@ -253,6 +251,73 @@ mod tests {
         assert_eq!(told(&swapped), ["dsp: in another order"]);
         let removed = config(&format!("{head}[[dsp]]{b}"), "0.9");
         assert_eq!(told(&removed), ["dsp.a: removed"]);
+    }
+
+    /// What a running process takes on: `supervisor/blueprint.rs` puts it into the blueprint, and `shard/reload.rs`, or
+    /// what is made anew there, follows it.
+    const TAKEN_ON: [&str; 37] = [
+        "auction.currency",
+        "auction.deadline_ms",
+        "auction.floor_rule",
+        "auction.increment_micros",
+        "auction.prefer_deals",
+        "auction.tmax_margin_ms",
+        "dsp.enabled",
+        "dsp.endpoint",
+        "dsp.gzip",
+        "dsp.max_connections",
+        "dsp.name",
+        "dsp.protocol",
+        "dsp.qps",
+        "dsp.timeout_ms",
+        "dsp.warm_connections",
+        "fanout.epoch_us_max",
+        "fanout.warm_up_ms_max",
+        "log.format",
+        "log.level",
+        "response.error_body",
+        "response.no_bid",
+        "server.balance",
+        "server.drain_ms",
+        "server.idle_timeout_ms",
+        "server.max_connection_age_ms",
+        "server.max_connections",
+        "server.max_connections_per_peer",
+        "server.max_in_flight",
+        "server.max_request_bytes",
+        "server.max_response_bytes",
+        "server.read_timeout_ms",
+        "server.write_timeout_ms",
+        "tls.roots",
+        "validation.require",
+        // Only there where they are written.
+        "auction.rates_file",
+        "dsp.tls_certificate",
+        "dsp.tls_roots",
+    ];
+
+    /// A key that is new has to be in one of the two lists, or a reload would say that it is in force when it is not.
+    #[test]
+    fn a_reload_knows_what_to_do_about_every_key() {
+        let effective: Table = config(BEFORE, "0.9").effective_toml.parse().unwrap();
+        let keys = effective.iter().flat_map(|(section, value)| {
+            let table = match value {
+                Value::Array(list) => list[0].as_table(),
+                value => value.as_table(),
+            };
+            let keys = table.unwrap().keys();
+            keys.map(move |key| format!("{section}.{key}"))
+        });
+        let undecided: Vec<_> = keys
+            .filter(|key| !TAKEN_ON.contains(&key.as_str()) && !TAKES_A_RESTART.contains(&key.as_str()))
+            .collect();
+        assert!(
+            undecided.is_empty(),
+            "what does a reload do about {undecided:?}? See TAKEN_ON and TAKES_A_RESTART"
+        );
+        for key in TAKEN_ON {
+            assert!(!TAKES_A_RESTART.contains(&key), "{key} is in both");
+        }
     }
 
     #[test]

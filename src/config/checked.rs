@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::endpoint::Endpoint;
 use super::file::{
-    AuctionFile, ConfigFile, DspFile, EventsFile, FanoutFile, LogFile, ResponseFile, ServerFile, ShardsFile,
-    TelemetryFile, ValidationFile,
+    AdaptiveTimeoutFile, AuctionFile, BreakerFile, ConfigFile, DspFile, EventsFile, FanoutFile, LogFile,
+    RehearsalFile, ResponseFile, ServerFile, ShardsFile, TelemetryFile, ValidationFile,
 };
 use super::rates::{Rates, is_currency};
 use super::read::{Reader, Written, env_name_part, nearest};
@@ -26,11 +26,14 @@ pub struct Config {
     server: ServerOptions,
     auction: AuctionOptions,
     fanout: FanoutOptions,
+    breaker: BreakerOptions,
+    adaptive_timeout: AdaptiveTimeoutOptions,
     validation: ValidationOptions,
     response: ResponseOptions,
     log: LogOptions,
     telemetry: TelemetryOptions,
     events: Option<EventsOptions>,
+    rehearsal: Option<RehearsalOptions>,
     pub(super) dsps: Vec<DspOptions>,
     pub(super) rates: Rates,
     pub(super) effective_toml: String,
@@ -74,8 +77,16 @@ pub struct ServerOptions {
     pub max_connection_age: Option<Duration>,
     /// Whether a shard passes connections to others that have clearly less to do.
     pub balance: bool,
+    /// How long connections are accepted after `/readyz` has begun to say that none are wanted.
+    pub drain_delay: Duration,
     /// How long what is in flight may take to finish once draining.
     pub drain: Duration,
+    /// How long a process that takes over may take until it is ready.
+    pub handover_max: Duration,
+    /// How often shards may be restarted within `restarts_period`, all together.
+    pub restarts_max: usize,
+    /// See `restarts_max`.
+    pub restarts_period: Duration,
 }
 
 /// How long bid requests may wait for the shard.
@@ -112,6 +123,38 @@ pub struct FanoutOptions {
     pub epoch_max: Duration,
     /// How long a shard may wait for its first connections to DSPs before it says that it is ready.
     pub warm_up_max: Duration,
+}
+
+/// `[breaker]`: when DSPs are not asked because they fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakerOptions {
+    /// Whether any DSP has a breaker.
+    pub enabled: bool,
+    /// Failures in a row that open it.
+    pub consecutive_failures: u32,
+    /// Failures of a hundred calls that open it.
+    pub failure_percent: u32,
+    /// How far back the failure rate looks.
+    pub window: Duration,
+    /// Calls in the window below which there is no rate.
+    pub window_calls_min: u32,
+    /// How long it is open at first.
+    pub open_min: Duration,
+    /// How long it is open at most.
+    pub open_max: Duration,
+    /// Calls that decide whether it closes.
+    pub probes: u32,
+    /// Of a hundred calls so many are probes, half open.
+    pub probe_percent: u32,
+}
+
+/// `[adaptive_timeout]`: of those DSPs that have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdaptiveTimeoutOptions {
+    /// Of a hundred answers that matter so many may be lost.
+    pub lost_percent: u32,
+    /// Of a hundred bid requests so many wait in full.
+    pub explore_percent: u32,
 }
 
 /// `[auction]`: time and money.
@@ -227,6 +270,17 @@ pub struct FileOptions {
     pub files_max: usize,
 }
 
+/// `[rehearsal]`: faults on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RehearsalOptions {
+    /// The stage in which bid requests panic, by its name in metrics.
+    pub panic_stage: &'static str,
+    /// In so many of a million bid requests.
+    pub panics_per_million: u32,
+    /// Which ones.
+    pub seed: u64,
+}
+
 /// One `[[dsp]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DspOptions {
@@ -250,6 +304,10 @@ pub struct DspOptions {
     pub warm_connections: usize,
     /// Calls per second over all shards.
     pub qps: Option<u32>,
+    /// Whether it is left alone while it fails.
+    pub breaker: bool,
+    /// Whether it is waited for only as long as its answers matter.
+    pub adaptive_timeout: bool,
     /// Whether bid requests are sent compressed.
     pub gzip: bool,
 }
@@ -279,6 +337,15 @@ const QUEUE_INTERVAL_MS: RangeInclusive<i64> = 10..=60_000;
 /// 20 ms: beyond it an epoch costs more of the deadline than it can save.
 const EPOCH_US_MAX: i64 = 20_000;
 
+/// From a tenth of a second, which ten parts divide into whole timer ticks, to ten minutes, which remember too much.
+const BREAKER_WINDOW_MS: RangeInclusive<i64> = 100..=600_000;
+
+/// An hour: a DSP that is left alone for longer is better taken out (`dsp.enabled`).
+const BREAKER_OPEN_MS: RangeInclusive<i64> = 1..=3_600_000;
+
+/// A million calls are minutes of a busy process: more would be no breaker.
+const BREAKER_CALLS: RangeInclusive<i64> = 1..=1_000_000;
+
 /// A minute: longer, and whoever waits for the start takes it for stuck.
 const WARM_UP_MS_MAX: i64 = 60_000;
 
@@ -290,6 +357,9 @@ const CONNECTION_AGE_MS_MAX: i64 = 86_400_000;
 
 /// 64 MiB: a bid request has a few kB, and each one in flight may cost this much memory.
 const BODY_BYTES_MAX: i64 = 64 * 1024 * 1024;
+
+/// Each is kept in mind for the period: who wants more does not want a limit.
+const RESTARTS_MAX: i64 = 10_000;
 
 /// From 1 MiB, half a minute of a busy process, to 1 TiB.
 const FILE_BYTES: RangeInclusive<i64> = 1 << 20..=1 << 40;
@@ -324,6 +394,16 @@ impl Config {
         &self.fanout
     }
 
+    /// When DSPs are not asked.
+    pub fn breaker(&self) -> &BreakerOptions {
+        &self.breaker
+    }
+
+    /// How long DSPs are waited for that have an adaptive timeout.
+    pub fn adaptive_timeout(&self) -> AdaptiveTimeoutOptions {
+        self.adaptive_timeout
+    }
+
     /// What a bid request must have.
     pub fn validation(&self) -> &ValidationOptions {
         &self.validation
@@ -347,6 +427,11 @@ impl Config {
     /// The log of auctions, if there is to be one.
     pub fn events(&self) -> &Option<EventsOptions> {
         &self.events
+    }
+
+    /// What is rehearsed; nothing in earnest.
+    pub fn rehearsal(&self) -> Option<RehearsalOptions> {
+        self.rehearsal
     }
 
     /// The DSPs to ask, in the order of the file; at least one. Those not enabled are not among them.
@@ -391,11 +476,14 @@ impl Config {
             server: ServerOptions::check(&file.server, reader),
             auction: AuctionOptions::check(&file.auction, reader),
             fanout: FanoutOptions::check(&file.fanout, reader),
+            breaker: BreakerOptions::check(&file.breaker, reader),
+            adaptive_timeout: AdaptiveTimeoutOptions::check(&file.adaptive_timeout, reader),
             validation: ValidationOptions::check(&file.validation, reader),
             response: ResponseOptions::check(&file.response, reader),
             log: LogOptions::check(&file.log, reader),
             telemetry: TelemetryOptions::check(&file.telemetry, reader),
             events: EventsOptions::check(&file.events, reader),
+            rehearsal: RehearsalOptions::check(&file.rehearsal, reader),
             dsps: check_dsps(&file.dsp, roots.as_ref(), reader, read_file),
             rates: check_rates(file.auction.rates_file.as_ref(), reader, read_file),
             effective_toml: toml::to_string(file)
@@ -444,7 +532,11 @@ impl ServerOptions {
             ))
             .filter(|age| !age.is_zero()),
             balance: file.balance.value,
+            drain_delay: millis(&file.drain_delay_ms, 0..=CONNECTION_MS_MAX, reader),
             drain: millis(&file.drain_ms, 0..=CONNECTION_MS_MAX, reader),
+            handover_max: millis(&file.handover_ms_max, 1..=CONNECTION_MS_MAX, reader),
+            restarts_max: number(&file.restarts_max, 0..=RESTARTS_MAX, reader),
+            restarts_period: millis(&file.restarts_period_ms, 1..=CONNECTION_MS_MAX, reader),
         }
     }
 }
@@ -482,6 +574,35 @@ impl FanoutOptions {
         Self {
             epoch_max: Duration::from_micros(micros),
             warm_up_max: millis(&file.warm_up_ms_max, 0..=WARM_UP_MS_MAX, reader),
+        }
+    }
+}
+
+impl BreakerOptions {
+    fn check(file: &BreakerFile, reader: &mut Reader<'_>) -> Self {
+        let options = Self {
+            enabled: file.enabled.value,
+            consecutive_failures: number(&file.consecutive_failures, BREAKER_CALLS, reader),
+            failure_percent: number(&file.failure_percent, 1..=100, reader),
+            window: millis(&file.window_ms, BREAKER_WINDOW_MS, reader),
+            window_calls_min: number(&file.window_calls_min, BREAKER_CALLS, reader),
+            open_min: millis(&file.open_ms_min, BREAKER_OPEN_MS, reader),
+            open_max: millis(&file.open_ms_max, BREAKER_OPEN_MS, reader),
+            probes: number(&file.probes, 1..=1_000, reader),
+            probe_percent: number(&file.probe_percent, 1..=100, reader),
+        };
+        if options.open_min > options.open_max {
+            reader.wrong(&file.open_ms_max, "is less than breaker.open_ms_min");
+        }
+        options
+    }
+}
+
+impl AdaptiveTimeoutOptions {
+    fn check(file: &AdaptiveTimeoutFile, reader: &mut Reader<'_>) -> Self {
+        Self {
+            lost_percent: number(&file.lost_percent, 0..=50, reader),
+            explore_percent: number(&file.explore_percent, 1..=100, reader),
         }
     }
 }
@@ -540,6 +661,21 @@ impl TelemetryOptions {
         Self {
             hlog: FileOptions::check(file.hlog_file.as_ref(), limits, reader),
         }
+    }
+}
+
+impl RehearsalOptions {
+    fn check(file: &RehearsalFile, reader: &mut Reader<'_>) -> Option<Self> {
+        let stages = ["parse", "plan", "fanout", "offers", "auction", "write"];
+        let options = Self {
+            panic_stage: one_of(&file.panic_stage, stages.map(|stage| (stage, stage)), reader),
+            panics_per_million: number(&file.panics_per_million, 0..=1_000_000, reader),
+            seed: number(&file.seed, 0..=i64::MAX, reader),
+        };
+        if !file.enabled.value && options.panics_per_million > 0 {
+            reader.wrong(&file.panics_per_million, "needs rehearsal.enabled = true");
+        }
+        file.enabled.value.then_some(options)
     }
 }
 
@@ -620,6 +756,8 @@ impl DspOptions {
             max_connections,
             warm_connections,
             qps: (qps > 0).then_some(qps),
+            breaker: file.breaker.value,
+            adaptive_timeout: file.adaptive_timeout.value,
             gzip: file.gzip.value,
         })
     }

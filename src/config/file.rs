@@ -17,12 +17,15 @@ pub(super) struct ConfigFile {
     pub(super) server: ServerFile,
     pub(super) auction: AuctionFile,
     pub(super) fanout: FanoutFile,
+    pub(super) breaker: BreakerFile,
+    pub(super) adaptive_timeout: AdaptiveTimeoutFile,
     pub(super) tls: TlsFile,
     pub(super) validation: ValidationFile,
     pub(super) response: ResponseFile,
     pub(super) log: LogFile,
     pub(super) telemetry: TelemetryFile,
     pub(super) events: EventsFile,
+    pub(super) rehearsal: RehearsalFile,
     pub(super) dsp: Vec<DspFile>,
 }
 
@@ -46,7 +49,11 @@ pub(super) struct ServerFile {
     pub(super) max_connections_per_peer: Written<i64>,
     pub(super) max_connection_age_ms: Written<i64>,
     pub(super) balance: Written<bool>,
+    pub(super) drain_delay_ms: Written<i64>,
     pub(super) drain_ms: Written<i64>,
+    pub(super) handover_ms_max: Written<i64>,
+    pub(super) restarts_max: Written<i64>,
+    pub(super) restarts_period_ms: Written<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -66,6 +73,25 @@ pub(super) struct AuctionFile {
 pub(super) struct FanoutFile {
     pub(super) epoch_us_max: Written<i64>,
     pub(super) warm_up_ms_max: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct BreakerFile {
+    pub(super) enabled: Written<bool>,
+    pub(super) consecutive_failures: Written<i64>,
+    pub(super) failure_percent: Written<i64>,
+    pub(super) window_ms: Written<i64>,
+    pub(super) window_calls_min: Written<i64>,
+    pub(super) open_ms_min: Written<i64>,
+    pub(super) open_ms_max: Written<i64>,
+    pub(super) probes: Written<i64>,
+    pub(super) probe_percent: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AdaptiveTimeoutFile {
+    pub(super) lost_percent: Written<i64>,
+    pub(super) explore_percent: Written<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,6 +134,14 @@ pub(super) struct EventsFile {
 }
 
 #[derive(Debug, Serialize)]
+pub(super) struct RehearsalFile {
+    pub(super) enabled: Written<bool>,
+    pub(super) panic_stage: Written<String>,
+    pub(super) panics_per_million: Written<i64>,
+    pub(super) seed: Written<i64>,
+}
+
+#[derive(Debug, Serialize)]
 pub(super) struct DspFile {
     pub(super) name: Option<Written<String>>,
     #[serde(serialize_with = "without_secrets")]
@@ -118,6 +152,8 @@ pub(super) struct DspFile {
     pub(super) max_connections: Written<i64>,
     pub(super) warm_connections: Written<i64>,
     pub(super) qps: Written<i64>,
+    pub(super) breaker: Written<bool>,
+    pub(super) adaptive_timeout: Written<bool>,
     pub(super) gzip: Written<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tls_roots: Option<Written<String>>,
@@ -144,12 +180,15 @@ impl ConfigFile {
             server: ServerFile::read(reader.section("server")),
             auction: AuctionFile::read(reader.section("auction")),
             fanout: FanoutFile::read(reader.section("fanout")),
+            breaker: BreakerFile::read(reader.section("breaker")),
+            adaptive_timeout: AdaptiveTimeoutFile::read(reader.section("adaptive_timeout")),
             tls: TlsFile::read(reader.section("tls")),
             validation: ValidationFile::read(reader.section("validation")),
             response: ResponseFile::read(reader.section("response")),
             log: LogFile::read(reader.section("log")),
             telemetry: TelemetryFile::read(reader.section("telemetry")),
             events: EventsFile::read(reader.section("events")),
+            rehearsal: RehearsalFile::read(reader.section("rehearsal")),
             dsp: reader.each_section("dsp", DspFile::read),
         }
     }
@@ -192,7 +231,13 @@ impl ServerFile {
             // placed anew, and an SSP makes one connection in five minutes more than it would.
             max_connection_age_ms: section.get("max_connection_age_ms", 300_000),
             balance: section.get("balance", true),
+            drain_delay_ms: section.get("drain_delay_ms", 0),
             drain_ms: section.get("drain_ms", 5_000),
+            // Many times what a start takes: names of DSPs to resolve, warm_up_ms_max, a machine that is busy.
+            handover_ms_max: section.get("handover_ms_max", 30_000),
+            // A burst of bad luck; a loop of deaths is over in seconds.
+            restarts_max: section.get("restarts_max", 5),
+            restarts_period_ms: section.get("restarts_period_ms", 30_000),
         }
     }
 }
@@ -222,6 +267,40 @@ impl FanoutFile {
             epoch_us_max: section.get("epoch_us_max", 1000),
             // As long as one connect may take: who has not answered by then is not there.
             warm_up_ms_max: section.get("warm_up_ms_max", 1_000),
+        }
+    }
+}
+
+impl BreakerFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            enabled: section.get("enabled", true),
+            // A DSP that fails one of two calls fails so many in a row once in a million. One that stands still for
+            // longer than its timeout does so at once: that costs its bids for the first back-off.
+            consecutive_failures: section.get("consecutive_failures", 20),
+            // With half of its answers a DSP is worth more than it costs.
+            failure_percent: section.get("failure_percent", 50),
+            window_ms: section.get("window_ms", 10_000),
+            // As many as the latency page takes to judge by.
+            window_calls_min: section.get("window_calls_min", 20),
+            // Four times what a timeout may be for: a hiccup costs a quarter of a second of one DSP's bids.
+            open_ms_min: section.get("open_ms_min", 250),
+            // What a DSP that is back loses at most. Until then it costs 5 calls in 10 s.
+            open_ms_max: section.get("open_ms_max", 10_000),
+            // The least of which a majority is no accident.
+            probes: section.get("probes", 5),
+            probe_percent: section.get("probe_percent", 5),
+        }
+    }
+}
+
+impl AdaptiveTimeoutFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            lost_percent: section.get("lost_percent", 1),
+            // At 1,000 bid requests a second a shard sees 50 of them, of which a DSP of 23 wins or nearly wins 4: what it
+            // has learnt is at most a minute old.
+            explore_percent: section.get("explore_percent", 5),
         }
     }
 }
@@ -284,6 +363,17 @@ impl EventsFile {
     }
 }
 
+impl RehearsalFile {
+    fn read(mut section: Section<'_, '_>) -> Self {
+        Self {
+            enabled: section.get("enabled", false),
+            panic_stage: section.get("panic_stage", "plan".to_owned()),
+            panics_per_million: section.get("panics_per_million", 0),
+            seed: section.get("seed", 1),
+        }
+    }
+}
+
 impl DspFile {
     fn read(mut section: Section<'_, '_>) -> Self {
         let name = section.require::<String>("name");
@@ -300,6 +390,8 @@ impl DspFile {
             // Enough for 300 calls a second of 13 ms each, on each shard; what more are needed stay open once opened.
             warm_connections: section.get("warm_connections", 4),
             qps: section.get("qps", 0),
+            breaker: section.get("breaker", true),
+            adaptive_timeout: section.get("adaptive_timeout", false),
             gzip: section.get("gzip", false),
             tls_roots: section.get_if_written("tls_roots"),
             tls_server_name: section.get_if_written("tls_server_name"),

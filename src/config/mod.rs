@@ -21,9 +21,10 @@ use std::path::Path;
 
 pub use changes::Change;
 pub use checked::{
-    AuctionOptions, Config, DspOptions, EventsOptions, FanoutOptions, FileOptions, FloorRule, LogFormat,
-    LogLevel, LogOptions, NoBidAnswer, Protocol, QueueDelay, ResponseOptions, ServerOptions, Shards,
-    ShedStatus, TelemetryOptions, ValidationOptions,
+    AdaptiveTimeoutOptions, AuctionOptions, BreakerOptions, Config, DspOptions, EventsOptions, FanoutOptions,
+    FileOptions, FloorRule, LogFormat, LogLevel, LogOptions, NoBidAnswer, Protocol, QueueDelay,
+    RehearsalOptions, ResponseOptions, ServerOptions, Shards, ShedStatus, TelemetryOptions,
+    ValidationOptions,
 };
 pub use rates::{Rate, Rates};
 pub use read::Problem;

@@ -217,6 +217,35 @@ fn values() {
         &["c.toml:2:18: fanout.warm_up_ms_max: must be 0 to 60000, is 60001"],
     );
     bad(
+        "[breaker]\nconsecutive_failures = 0\nfailure_percent = 101\nwindow_ms = 99\nwindow_calls_min = 0",
+        &[
+            "c.toml:2:24: breaker.consecutive_failures: must be 1 to 1000000, is 0",
+            "c.toml:3:19: breaker.failure_percent: must be 1 to 100, is 101",
+            "c.toml:4:13: breaker.window_ms: must be 100 to 600000, is 99",
+            "c.toml:5:20: breaker.window_calls_min: must be 1 to 1000000, is 0",
+        ],
+    );
+    bad(
+        "[breaker]\nopen_ms_min = 0\nopen_ms_max = 3600001\nprobes = 1001\nprobe_percent = 0",
+        &[
+            "c.toml:2:15: breaker.open_ms_min: must be 1 to 3600000, is 0",
+            "c.toml:3:15: breaker.open_ms_max: must be 1 to 3600000, is 3600001",
+            "c.toml:4:10: breaker.probes: must be 1 to 1000, is 1001",
+            "c.toml:5:17: breaker.probe_percent: must be 1 to 100, is 0",
+        ],
+    );
+    bad(
+        "[breaker]\nopen_ms_min = 501\nopen_ms_max = 500",
+        &["c.toml:3:15: breaker.open_ms_max: is less than breaker.open_ms_min"],
+    );
+    bad(
+        "[adaptive_timeout]\nlost_percent = 51\nexplore_percent = 0",
+        &[
+            "c.toml:2:16: adaptive_timeout.lost_percent: must be 0 to 50, is 51",
+            "c.toml:3:19: adaptive_timeout.explore_percent: must be 1 to 100, is 0",
+        ],
+    );
+    bad(
         "[validation]\nrequire = [\"user\", \"devise\", \"user\"]",
         &[
             "c.toml:2:11: validation.require: \"devise\" cannot be required; did you mean \"device\"?",
@@ -434,7 +463,11 @@ max_connections = 20000
 max_connections_per_peer = 10000
 max_connection_age_ms = 300000
 balance = true
+drain_delay_ms = 0
 drain_ms = 5000
+handover_ms_max = 30000
+restarts_max = 5
+restarts_period_ms = 30000
 
 [auction]
 deadline_ms = 90
@@ -448,6 +481,21 @@ prefer_deals = false
 [fanout]
 epoch_us_max = 1000
 warm_up_ms_max = 1000
+
+[breaker]
+enabled = true
+consecutive_failures = 20
+failure_percent = 50
+window_ms = 10000
+window_calls_min = 20
+open_ms_min = 250
+open_ms_max = 10000
+probes = 5
+probe_percent = 5
+
+[adaptive_timeout]
+lost_percent = 1
+explore_percent = 5
 
 [tls]
 roots = "system"
@@ -472,6 +520,12 @@ one_in = 100
 file_bytes_max = 268435456
 files_max = 8
 
+[rehearsal]
+enabled = false
+panic_stage = "plan"
+panics_per_million = 0
+seed = 1
+
 [[dsp]]
 name = "dsp1"
 endpoint = "http://127.0.0.1:9001/bid"
@@ -481,6 +535,8 @@ timeout_ms = 60
 max_connections = 64
 warm_connections = 4
 qps = 0
+breaker = true
+adaptive_timeout = false
 gzip = false
 "#;
     assert_eq!(config.effective_toml(), expected);

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::query::Query;
 use super::{Command, Commands, Readiness, Reload, State, page};
 use crate::telemetry::prometheus::{self, Format};
-use crate::telemetry::{Live, Merged, Moment, Stage, Window};
+use crate::telemetry::{Live, Merged, Moment, Rehearsed, Stage, Window};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -27,7 +27,7 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style
                            connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What there is, with what it is for: the latency page lists these.
-const PAGES: [(&str, &str, Page); 13] = [
+const PAGES: [(&str, &str, Page); 14] = [
     ("/", "this page", Page::Index),
     (
         "/metrics",
@@ -68,6 +68,11 @@ const PAGES: [(&str, &str, Page); 13] = [
         "POST: go on by what the configuration file says now",
         Page::Reload,
     ),
+    (
+        "/rehearse",
+        "POST ?shard=0&fault=break, die or stall&ms=200: a fault on purpose, if the configuration allows it",
+        Page::Rehearse,
+    ),
     ("/drain", "POST: finish what is in flight and stop", Page::Drain),
 ];
 
@@ -86,6 +91,7 @@ enum Page {
     Icon,
     Reload,
     Drain,
+    Rehearse,
 }
 
 /// An answer, now or later.
@@ -203,7 +209,7 @@ impl Pages {
         let Some(&(_, _, page)) = PAGES.iter().find(|(known, _, _)| *known == path) else {
             return text(StatusCode::NOT_FOUND, "no such page; / lists what there is\n");
         };
-        let allowed: &[Method] = if matches!(page, Page::Drain | Page::Reload) {
+        let allowed: &[Method] = if matches!(page, Page::Drain | Page::Reload | Page::Rehearse) {
             &[Method::POST]
         } else {
             &[Method::GET, Method::HEAD]
@@ -233,7 +239,8 @@ impl Pages {
             Page::Ready => Ok(self.ready()),
             Page::Icon => Ok(answer(StatusCode::NO_CONTENT, TEXT, "")),
             Page::Drain if is_on_purpose(request) => Ok(self.drain()),
-            Page::Drain | Page::Reload => Err(Refusal {
+            Page::Rehearse if is_on_purpose(request) => self.rehearse(&query),
+            Page::Drain | Page::Reload | Page::Rehearse => Err(Refusal {
                 status: StatusCode::FORBIDDEN,
                 message: "not from a web page\n".to_owned(),
             }),
@@ -320,6 +327,33 @@ impl Pages {
             text(StatusCode::ACCEPTED, "draining; /readyz says so from now on\n")
         } else {
             nobody_listens()
+        }
+    }
+
+    fn rehearse(&self, query: &Query<'_>) -> Result<Response<Full<Bytes>>, Refusal> {
+        if !self.0.merged.borrow().process().is_rehearsing() {
+            return Err(Refusal {
+                status: StatusCode::FORBIDDEN,
+                message: "rehearsal.enabled is false\n".to_owned(),
+            });
+        }
+        let number = |name| query.get(name).and_then(|text| text.parse::<u64>().ok());
+        let fault = query.get("fault");
+        let fault = Rehearsed::ALL
+            .into_iter()
+            .find(|known| fault.as_deref() == Some(known.label()));
+        let (Some(fault), Some(shard)) = (fault, number("shard").and_then(|n| usize::try_from(n).ok()))
+        else {
+            return Err(Refusal::bad(
+                "?shard=N&fault=break, die or stall; with stall, &ms=N\n",
+            ));
+        };
+        // An operator who stops a shard for longer than this does not rehearse.
+        let time = Duration::from_millis(number("ms").unwrap_or(200).min(60_000));
+        if (self.0.commands)(Command::Rehearse { shard, fault, time }) {
+            Ok(text(StatusCode::ACCEPTED, "as you wish\n"))
+        } else {
+            Ok(nobody_listens())
         }
     }
 

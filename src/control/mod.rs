@@ -13,6 +13,8 @@ mod server;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::{self, JoinHandle};
@@ -26,7 +28,8 @@ use tokio::task::LocalSet;
 use self::answers::Pages;
 use self::hlog_file::HlogFile;
 use crate::clock;
-use crate::telemetry::{Merged, Moment};
+use crate::net::Signal;
+use crate::telemetry::{Merged, Moment, Rehearsed};
 
 pub use self::events_file::EventsFile;
 pub use self::readiness::{Readiness, State};
@@ -40,6 +43,9 @@ const COLLECT_EVERY: Duration = Duration::from_millis(50);
 pub struct ControlOptions {
     /// Where to listen; port 0 takes any.
     pub listen: SocketAddr,
+    /// The socket of the process before this one, which listens already. Then nobody is served until
+    /// [`Control::serve`]: that process still does it.
+    pub inherited: Option<OwnedFd>,
     /// What `GET /config` shows first. Secrets are not this module's to find: they must be out already.
     pub effective_toml: String,
     /// Where latencies are logged, if anywhere.
@@ -71,10 +77,22 @@ impl Default for Limits {
     }
 }
 
+/// Many times what it takes the thread to look at what it is told.
+const STOPS_WITHIN: Duration = Duration::from_secs(2);
+
 /// What an operator wants of the supervisor.
 pub enum Command {
     /// Finish what is in flight and stop.
     Drain,
+    /// Bring about a fault.
+    Rehearse {
+        /// Where.
+        shard: usize,
+        /// Which.
+        fault: Rehearsed,
+        /// For a stall, how long.
+        time: Duration,
+    },
     /// Go on by what the configuration file says now, and tell what came of it.
     Reload(ReloadReply),
 }
@@ -114,9 +132,19 @@ pub type Commands = Box<dyn Fn(Command) -> bool + Send>;
 /// The running admin port. Dropping it closes the port and ends its thread.
 pub struct Control {
     address: SocketAddr,
+    /// To be given to the process after this one.
+    socket: StdTcpListener,
     /// Its end tells the thread to end.
-    effective_toml: Option<Sender<String>>,
+    updates: Option<Sender<Update>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is told.
+enum Update {
+    ShowConfig(String),
+    Serve,
+    /// Ends with the last of its visitors; closes the other end when nobody is accepted any more.
+    StopServing(Sender<()>),
 }
 
 impl Control {
@@ -132,13 +160,24 @@ impl Control {
     ) -> io::Result<Self> {
         let ControlOptions {
             listen,
+            inherited,
             effective_toml,
             hlog,
             limits,
         } = options;
-        let listener = StdTcpListener::bind(listen)?;
+        let serves = inherited.is_none();
+        let listener = match inherited {
+            Some(socket) => StdTcpListener::from(socket),
+            None => StdTcpListener::bind(listen)?,
+        };
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        if !same(listen, address) {
+            return Err(io::Error::other(format!(
+                "what was handed over listens on {address}; another address takes a restart"
+            )));
+        }
+        let socket = listener.try_clone()?;
         let hlog = hlog
             .map(|options| {
                 let path = options.path.display().to_string();
@@ -148,6 +187,9 @@ impl Control {
             .transpose()?;
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (sender, updates) = mpsc::channel();
+        if serves {
+            let _the_thread_is_not_there_yet = sender.send(Update::Serve);
+        }
         let thread = thread::Builder::new()
             .name("corebid-control".to_owned())
             .spawn(move || {
@@ -162,7 +204,8 @@ impl Control {
             })?;
         Ok(Self {
             address,
-            effective_toml: Some(sender),
+            socket,
+            updates: Some(sender),
             thread: Some(thread),
         })
     }
@@ -174,16 +217,43 @@ impl Control {
 
     /// After a reload: what `GET /config` shows from now on.
     pub fn show_config(&self, effective_toml: String) {
-        if let Some(sender) = &self.effective_toml {
+        self.tell(Update::ShowConfig(effective_toml));
+    }
+
+    /// Serves visitors from now on, where the process before this one did.
+    pub fn serve(&self) {
+        self.tell(Update::Serve);
+    }
+
+    /// Leaves visitors to another process that listens on the same socket: accepts no more, and ends each connection
+    /// with its next answer. Counts are still taken in, and logged. Returns when nobody is accepted any more.
+    pub fn stop_serving(&self) {
+        let (stopped, has_stopped) = mpsc::channel();
+        self.tell(Update::StopServing(stopped));
+        let _at_its_end = has_stopped.recv_timeout(STOPS_WITHIN);
+    }
+
+    /// The socket it listens on, for the process after this one.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone().map(OwnedFd::from)
+    }
+
+    fn tell(&self, update: Update) {
+        if let Some(sender) = &self.updates {
             // Fails only if the thread has panicked, and then nobody can be shown anything.
-            let _ = sender.send(effective_toml);
+            let _ = sender.send(update);
         }
     }
 }
 
+/// Whether a socket that listens on `actual` is one for `wanted`: port 0 is any.
+fn same(wanted: SocketAddr, actual: SocketAddr) -> bool {
+    wanted == actual || (wanted.port() == 0 && wanted.ip() == actual.ip())
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
-        self.effective_toml = None;
+        self.updates = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -197,14 +267,15 @@ async fn keep(
     listener: StdTcpListener,
     limits: Limits,
     pages: Pages,
-    updates: Receiver<String>,
+    updates: Receiver<Update>,
     mut hlog: Option<HlogFile>,
 ) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+    let mut listener = match TcpListener::from_std(listener) {
+        Ok(listener) => Some(listener),
         Err(error) => return tracing::error!(%error, "the admin port cannot be served"),
     };
-    tokio::task::spawn_local(server::serve(listener, limits, pages.clone()));
+    let mut serving = None;
+    let closing = Rc::new(Signal::default());
     let mut log = |lines: Option<Arc<[u8]>>| {
         if let (Some(lines), Some(file)) = (lines, &mut hlog) {
             file.append(lines);
@@ -213,7 +284,22 @@ async fn keep(
     loop {
         log(pages.collect(moment()));
         match updates.try_recv() {
-            Ok(effective_toml) => pages.show_config(effective_toml),
+            Ok(Update::ShowConfig(effective_toml)) => pages.show_config(effective_toml),
+            Ok(Update::Serve) => {
+                if let Some(listener) = listener.take() {
+                    let serve = server::serve(listener, limits, pages.clone(), Rc::clone(&closing));
+                    serving = Some(tokio::task::spawn_local(serve));
+                }
+            }
+            Ok(Update::StopServing(stopped)) => {
+                if let Some(serving) = serving.take() {
+                    serving.abort();
+                    // The listener is closed when the task is gone, and not before.
+                    let _aborted = serving.await;
+                }
+                closing.raise();
+                drop(stopped);
+            }
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => break,
         }

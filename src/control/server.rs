@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::future;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Limits;
 use super::answers::Pages;
+use crate::net::Signal;
 
 /// After an accept that failed, which it does mostly for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -24,8 +26,8 @@ const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// A request's head. The smallest that hyper takes; a scraper sends a few hundred bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// Serves visitors; does not return.
-pub(super) async fn serve(listener: TcpListener, limits: Limits, pages: Pages) {
+/// Serves visitors; does not return. Their connections end with the next answer when `closing` is raised.
+pub(super) async fn serve(listener: TcpListener, limits: Limits, pages: Pages, closing: Rc<Signal>) {
     let open = Rc::new(Cell::new(0));
     loop {
         match listener.accept().await {
@@ -33,7 +35,8 @@ pub(super) async fn serve(listener: TcpListener, limits: Limits, pages: Pages) {
                 let seat = Seat::take(&open);
                 // A visitor too many is sent away by closing its connection.
                 if open.get() <= limits.connections_max {
-                    tokio::task::spawn_local(converse(stream, seat, limits, pages.clone()));
+                    let closing = Rc::clone(&closing);
+                    tokio::task::spawn_local(converse(stream, seat, limits, pages.clone(), closing));
                 }
             }
             Err(error) => {
@@ -45,7 +48,7 @@ pub(super) async fn serve(listener: TcpListener, limits: Limits, pages: Pages) {
 }
 
 /// Answers one visitor until either side has enough. What goes wrong on the way is the visitor's affair.
-async fn converse(stream: TcpStream, _seat: Seat, limits: Limits, pages: Pages) {
+async fn converse(stream: TcpStream, _seat: Seat, limits: Limits, pages: Pages, closing: Rc<Signal>) {
     let service = service_fn(|request| {
         let answer = pages.answer(&request);
         async move { Ok::<_, Infallible>(answer.come().await) }
@@ -56,10 +59,16 @@ async fn converse(stream: TcpStream, _seat: Seat, limits: Limits, pages: Pages) 
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    if timeout(limits.connection_age_max, connection.as_mut())
-        .await
-        .is_err()
-    {
+    let ended = async {
+        let _either_way = connection.as_mut().await;
+        true
+    };
+    let told_to_end = async {
+        closing.raised().await;
+        false
+    };
+    let ended = timeout(limits.connection_age_max, future::or(ended, told_to_end)).await;
+    if ended != Ok(true) {
         connection.as_mut().graceful_shutdown();
         let _ = timeout(LAST_ANSWER, connection).await;
     }

@@ -28,6 +28,7 @@ fn visited_with(limits: Limits, hlog: Option<FileOptions>) -> Visited {
     let (sender, commands) = mpsc::sync_channel(1);
     let options = ControlOptions {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        inherited: None,
         effective_toml: "[server]\n".to_owned(),
         hlog,
         limits,
@@ -368,6 +369,7 @@ fn a_port_in_use_is_an_error_at_the_start() {
     let visited = visited(Limits::default());
     let options = ControlOptions {
         listen: visited.control.address(),
+        inherited: None,
         effective_toml: String::new(),
         hlog: None,
         limits: Limits::default(),

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::GateOptions;
 use crate::net::tls::TlsOptions;
 
 /// A DSP by its place on the shard. At the start that is its position in the configuration. A DSP keeps its place over
@@ -48,6 +49,8 @@ pub struct DspOptions {
     pub gzip: bool,
     /// One answer, compressed as well as decompressed. Over HTTP/2 a connection's windows follow from it.
     pub response_bytes_max: usize,
+    /// Whether and when it is asked at all, and how long it is waited for.
+    pub gate: GateOptions,
 }
 
 impl DspOptions {

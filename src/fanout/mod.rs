@@ -4,13 +4,17 @@
 //! drops each answer as it is read, and one entry in the shard's timer wheel, set to whichever call has to give
 //! up first. It is woken once, when the last call has ended or has run out of time. A call that outlives its time costs its bid, not its connection: the late answer is read and dropped.
 
+mod breaker;
 mod digits;
 mod dsp;
+mod gate;
 mod gatherings;
 /// The two codecs are public as the parser and the wheel are: without I/O, so that programs of their own can time and
 /// fuzz them. Within this one only the pool speaks them.
 pub mod h1;
 pub mod h2;
+mod pace;
+mod patience;
 mod pool;
 mod transport;
 
@@ -22,8 +26,12 @@ use std::time::Duration;
 use crate::clock::{Instant, Key, Timers};
 use crate::net::gzip::gzip;
 
+pub use breaker::{BreakerChanges, BreakerOptions, BreakerState, Conduct};
 pub use dsp::{DspId, DspOptions, DspSet, EndpointError, Protocol, Target};
+pub use gate::{GateOptions, Gates, Leave, NotAsked};
 pub use gatherings::{Completion, Gatherings, Ticket};
+pub use pace::MilliQps;
+pub use patience::PatienceOptions;
 pub use pool::{Connections, Pool, PoolLimits, Standing};
 pub use transport::{Handshake, Late, Observer, Outgoing, Reply, Transport};
 
@@ -33,6 +41,9 @@ pub enum CallFailure {
     /// No complete answer in the DSP's time.
     #[error("timed out")]
     Timeout,
+    /// No complete answer up to when one is likely to matter, although the DSP may take longer.
+    #[error("not waited for")]
+    Cut,
     /// No connection could be made: refused, unreachable, no TLS agreed on, or this process is out of descriptors.
     #[error("unreachable")]
     Unreachable,
@@ -66,6 +77,8 @@ pub struct Call<'a> {
     pub body: &'a [u8],
     /// When this DSP's time is over; never after the orchestration's deadline.
     pub due_at: Instant,
+    /// What its gate gave.
+    pub leave: Leave,
 }
 
 /// What became of one call.
@@ -99,6 +112,7 @@ pub struct Response<'a> {
 pub struct Fanout<T> {
     dsps: DspSet,
     transport: T,
+    gates: Rc<Gates>,
     gatherings: Rc<Gatherings>,
     timers: Rc<Timers>,
 }
@@ -107,11 +121,24 @@ impl<T: Transport> Fanout<T> {
     /// A fan-out over `transport`, which completes its calls into `gatherings`.
     pub fn new(dsps: DspSet, transport: T, gatherings: Rc<Gatherings>, timers: Rc<Timers>) -> Self {
         Self {
+            gates: Rc::new(Gates::new(&dsps, 0)),
             dsps,
             transport,
             gatherings,
             timers,
         }
+    }
+
+    /// The same behind gates that go on from one configuration to the next.
+    #[must_use]
+    pub fn behind(self, gates: Rc<Gates>) -> Self {
+        Self { gates, ..self }
+    }
+
+    /// Who may be asked, and is told by this how each call went.
+    #[must_use]
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// Whom it can ask.
@@ -133,9 +160,13 @@ impl<T: Transport> Fanout<T> {
     }
 
     /// Starts every call at once and hands each answer to `on_answer`, exactly one per call, as soon as there is no other to
-    /// wait for. Ends when all have answered or run out of time, and says how long taking the answers was in all: the clock
-    /// is read for all that have arrived together, not for each.
-    pub async fn gather(&self, calls: &[Call<'_>], mut on_answer: impl FnMut(Answer<'_>)) -> Duration {
+    /// wait for; of a response that says what to think of its DSP. Ends when all have answered or run out of time, and says
+    /// how long taking the answers was in all: the clock is read for all that have arrived together, not for each.
+    pub async fn gather(
+        &self,
+        calls: &[Call<'_>],
+        mut on_answer: impl FnMut(Answer<'_>) -> Conduct,
+    ) -> Duration {
         let started = self.timers.now();
         let mut gathering = Open::new(self, calls, started);
         gathering.start_all(&mut on_answer);
@@ -184,7 +215,7 @@ impl<'a, T: Transport> Open<'a, T> {
         }
     }
 
-    fn start_all(&mut self, on_answer: &mut impl FnMut(Answer<'_>)) {
+    fn start_all(&mut self, on_answer: &mut impl FnMut(Answer<'_>) -> Conduct) {
         let mut compressed: Vec<(&[u8], Vec<u8>)> = Vec::new();
         for (index, call) in self.calls.iter().enumerate() {
             let gzipped = self.fanout.dsps.get(call.dsp).gzip;
@@ -218,7 +249,7 @@ impl<'a, T: Transport> Open<'a, T> {
         index: usize,
         outgoing: Outgoing<'_>,
         now: Instant,
-        on_answer: &mut impl FnMut(Answer<'_>),
+        on_answer: &mut impl FnMut(Answer<'_>) -> Conduct,
     ) {
         let ticket = self.ticket.for_call(index);
         if let Err(failure) = self.fanout.transport.start(outgoing, ticket, now) {
@@ -227,7 +258,7 @@ impl<'a, T: Transport> Open<'a, T> {
         }
     }
 
-    fn take_answers(&mut self, on_answer: &mut impl FnMut(Answer<'_>)) {
+    fn take_answers(&mut self, on_answer: &mut impl FnMut(Answer<'_>) -> Conduct) {
         while let Some(Completion {
             call: index,
             at,
@@ -251,7 +282,7 @@ impl<'a, T: Transport> Open<'a, T> {
     }
 
     /// The one retry there is: on a connection of its own, so that it cannot be stale again.
-    fn retry(&mut self, index: usize, on_answer: &mut impl FnMut(Answer<'_>)) {
+    fn retry(&mut self, index: usize, on_answer: &mut impl FnMut(Answer<'_>) -> Conduct) {
         let call = &self.calls[index];
         let now = self.fanout.timers.now();
         if now >= call.due_at {
@@ -269,7 +300,7 @@ impl<'a, T: Transport> Open<'a, T> {
         self.start(index, outgoing, now, on_answer);
     }
 
-    fn give_up_on_the_overdue(&mut self, now: Instant, on_answer: &mut impl FnMut(Answer<'_>)) {
+    fn give_up_on_the_overdue(&mut self, now: Instant, on_answer: &mut impl FnMut(Answer<'_>) -> Conduct) {
         if now < self.next_due {
             return;
         }
@@ -287,17 +318,26 @@ impl<'a, T: Transport> Open<'a, T> {
         index: usize,
         result: Result<Response<'_>, CallFailure>,
         at: Instant,
-        on_answer: &mut impl FnMut(Answer<'_>),
+        on_answer: &mut impl FnMut(Answer<'_>) -> Conduct,
     ) {
         self.outstanding -= 1;
-        let elapsed = at.since(self.started);
-        on_answer(Answer {
+        let call = &self.calls[index];
+        let result = match result {
+            Err(CallFailure::Timeout) if call.leave.is_cut() => Err(CallFailure::Cut),
+            result => result,
+        };
+        let of_response = on_answer(Answer {
             call: index,
-            dsp: self.calls[index].dsp,
+            dsp: call.dsp,
             ticket: self.ticket.for_call(index),
-            elapsed,
+            elapsed: at.since(self.started),
             result,
         });
+        let conduct = match result {
+            Ok(_) => of_response,
+            Err(failure) => conduct_in(failure, call, call.due_at.since(self.started), at),
+        };
+        self.fanout.gates.heard(call.dsp, call.leave, conduct, at);
     }
 
     fn earliest_due(&self) -> Instant {
@@ -319,6 +359,16 @@ impl<'a, T: Transport> Open<'a, T> {
             self.fanout.timers.register(&mut self.timer, self.next_due, waker);
             self.timer_at = self.next_due;
         }
+    }
+}
+
+/// Whose fault a failure is: the DSP's, unless it was not asked or had too little time; or unless we looked later than it
+/// was due by a quarter of the time it `had`, because then it may have answered while our own shard stood still.
+fn conduct_in(failure: CallFailure, call: &Call<'_>, had: Duration, at: Instant) -> Conduct {
+    match failure {
+        CallFailure::Throttled | CallFailure::Cut => Conduct::Unknown,
+        CallFailure::Timeout if !call.leave.is_fair() || at.since(call.due_at) > had / 4 => Conduct::Unknown,
+        _ => Conduct::Bad,
     }
 }
 

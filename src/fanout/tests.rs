@@ -73,6 +73,7 @@ pub(super) fn dsp(index: usize, gzip: bool) -> DspOptions {
         connections_warm: 0,
         response_bytes_max: 256 << 10,
         gzip,
+        gate: GateOptions::default(),
     }
 }
 
@@ -110,6 +111,7 @@ fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
             dsp: DspId(index),
             body: b"body",
             due_at: due(*due_ms),
+            leave: Leave::default(),
         })
         .collect();
     let mut answers = Vec::new();
@@ -125,6 +127,7 @@ fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
                 answer.dsp.0,
                 answer.elapsed.as_millis()
             ));
+            Conduct::Good
         }));
         for ms in 0..500 {
             clock.set(due(ms));
@@ -262,9 +265,10 @@ fn a_dropped_fan_out_leaves_nothing_behind() {
         dsp: DspId(0),
         body: b"",
         due_at: Instant::from_nanos(1_000_000),
+        leave: Leave::default(),
     }];
     {
-        let mut gather = pin!(fanout.gather(&calls, |_| ()));
+        let mut gather = pin!(fanout.gather(&calls, |_| Conduct::Good));
         assert!(
             gather
                 .as_mut()
@@ -295,9 +299,10 @@ fn a_body_is_compressed_once_for_all_who_want_it_so() {
             dsp: DspId(index),
             body: &body,
             due_at,
+            leave: Leave::default(),
         })
         .collect();
-    let mut gather = pin!(fanout.gather(&calls, |_| ()));
+    let mut gather = pin!(fanout.gather(&calls, |_| Conduct::Good));
     assert!(
         gather
             .as_mut()
@@ -307,4 +312,77 @@ fn a_body_is_compressed_once_for_all_who_want_it_so() {
     let seen = script.seen.borrow();
     assert!(seen[0].2 < 1_000 && seen[0].2 == seen[2].2);
     assert_eq!(seen[1].2, 10_000);
+}
+
+/// One call of 60 ms to a DSP whose breaker opens with the first failure, looked at once more so many ms later: in which
+/// state that leaves it.
+#[track_caller]
+fn check_conduct(does: Does, of_response: Conduct, looked_at_ms: u64, expected: BreakerState) {
+    let clock = Rc::new(Cell::new(Instant::from_nanos(0)));
+    let reads = Rc::clone(&clock);
+    let timers = Timers::new(move || reads.get(), |_| ());
+    let gatherings = Rc::new(Gatherings::default());
+    let script = Rc::new(Script {
+        gatherings: Rc::clone(&gatherings),
+        does: RefCell::new(vec![vec![does]]),
+        pending: RefCell::default(),
+        seen: RefCell::default(),
+    });
+    let mut asked = dsp(0, false);
+    asked.gate.breaker = Some(BreakerOptions {
+        consecutive_failures: 1,
+        ..gate::tests::breaker()
+    });
+    let fanout = Fanout::new(
+        DspSet::from(&[asked][..]),
+        Rc::clone(&script),
+        Rc::clone(&gatherings),
+        Rc::clone(&timers),
+    );
+    let due_at = Instant::from_nanos(60_000_000);
+    let (leave, due_at) = fanout
+        .gates()
+        .admit(DspId(0), clock.get(), due_at, false)
+        .unwrap();
+    let calls = [Call {
+        dsp: DspId(0),
+        body: b"",
+        due_at,
+        leave,
+    }];
+    let mut gather = pin!(fanout.gather(&calls, |_| of_response));
+    let cx = &mut Context::from_waker(Waker::noop());
+    if gather.as_mut().poll(cx).is_pending() {
+        clock.set(Instant::from_nanos(looked_at_ms * 1_000_000));
+        for (at, ticket, result) in script.pending.borrow_mut().drain(..) {
+            let reply = result.map(|status| Reply {
+                status,
+                body: Vec::new(),
+                connection: 0,
+            });
+            gatherings.complete(ticket, at, reply);
+        }
+        timers.advance(clock.get());
+        assert!(gather.as_mut().poll(cx).is_ready());
+    }
+    let (state, _) = fanout.gates().breaker(DspId(0)).unwrap();
+    assert_eq!(state, expected, "{does:?} {of_response:?} {looked_at_ms}");
+}
+
+#[test]
+fn how_calls_went_is_told_to_the_gate() {
+    use BreakerState::{Closed, Open};
+    use Does::{Answers, Fails, Nothing, Refuses};
+    // Of a response who can read it knows.
+    check_conduct(Answers(10), Conduct::Good, 10, Closed);
+    check_conduct(Answers(10), Conduct::Bad, 10, Open);
+    check_conduct(Answers(10), Conduct::Unknown, 10, Closed);
+    check_conduct(Fails(5, CallFailure::Lost), Conduct::Good, 5, Open);
+    check_conduct(Fails(5, CallFailure::Protocol("")), Conduct::Good, 5, Open);
+    check_conduct(Refuses(CallFailure::Unreachable), Conduct::Good, 5, Open);
+    check_conduct(Refuses(CallFailure::Throttled), Conduct::Bad, 5, Closed);
+    check_conduct(Nothing, Conduct::Good, 60, Open);
+    // Our own shard stood still.
+    check_conduct(Nothing, Conduct::Good, 75, Open);
+    check_conduct(Nothing, Conduct::Good, 76, Closed);
 }

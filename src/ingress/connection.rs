@@ -22,7 +22,7 @@ use super::conduct::{Conduct, Patience, Witness, of_io};
 use super::reply::closing;
 use crate::clock::{Instant, Key, Timers};
 use crate::fanout::Transport;
-use crate::net::{Failure, HyperStream, Inlet, ShardExecutor};
+use crate::net::{Failure, HyperStream, Inlet, ShardExecutor, Signal};
 use crate::telemetry::{ConnectionEnd, Http};
 
 /// A request's head. Real ones have some 300 bytes in 8 headers; this leaves room for proxies and their tracing.
@@ -101,10 +101,9 @@ impl<T: Transport + 'static> Ingress<T> {
             is_h2.ok_or(ConnectionEnd::Closed)
         };
         let drained = async {
-            self.draining.raised().await;
+            self.last_call_is_over.raised().await;
             Err(ConnectionEnd::Closed)
         };
-        // A connection without a whole preface has nothing in flight: draining may simply close it.
         match future::or(told_apart, drained).await {
             Ok(true) => self.serve_h2(stream, &age, patience).await,
             Ok(false) => self.serve_h1(stream, &age, patience).await,
@@ -157,7 +156,10 @@ impl<T: Transport + 'static> Ingress<T> {
         });
         let connection = builder.serve_connection(stream, service);
         let shutdown = http1::Connection::graceful_shutdown;
-        self.run(connection, &inlet, &conduct, failure, age, shutdown)
+        // Draining ends it with its next answer. One that is not used cannot be closed without crossing, perhaps, with the
+        // request that its client is just sending: that has to wait until hardly anybody can be.
+        let stop = &self.last_call_is_over;
+        self.run(connection, &inlet, &conduct, failure, age, stop, shutdown)
             .await
     }
 
@@ -184,8 +186,16 @@ impl<T: Transport + 'static> Ingress<T> {
         let service = service_fn(|request| self.serve_request(request, &conduct, age, &inlet, Http::H2));
         let connection = builder.serve_connection(stream, service);
         let shutdown = http2::Connection::graceful_shutdown;
-        self.run(connection, &inlet, &conduct, failure, age, shutdown)
-            .await
+        self.run(
+            connection,
+            &inlet,
+            &conduct,
+            failure,
+            age,
+            &self.draining,
+            shutdown,
+        )
+        .await
     }
 
     /// A request has come on a connection of this age.
@@ -210,7 +220,7 @@ impl<T: Transport + 'static> Ingress<T> {
             if http == Http::H1 {
                 inlet.not_before(waiting.ingress.timers.now());
             }
-            if is_last && http == Http::H1 {
+            if http == Http::H1 && (is_last || waiting.ingress.draining.is_raised()) {
                 response = closing(response);
             }
             let conduct = waiting.answered();
@@ -218,7 +228,7 @@ impl<T: Transport + 'static> Ingress<T> {
         }
     }
 
-    /// Runs a connection to its end; when draining begins, or a request has come that is the last, or none comes, tells
+    /// Runs a connection to its end; when `stop` is raised, or a request has come that is the last, or none comes, tells
     /// it to finish what it has and stop.
     async fn run<C: Future<Output = hyper::Result<()>>>(
         &self,
@@ -227,10 +237,11 @@ impl<T: Transport + 'static> Ingress<T> {
         conduct: &Conduct,
         failure: Failure,
         age: &Age,
+        stop: &Signal,
         graceful_shutdown: impl Fn(Pin<&mut C>),
     ) -> ConnectionEnd {
         let mut connection = pin!(connection);
-        let mut draining = pin!(self.draining.raised());
+        let mut stop = pin!(stop.raised());
         let mut alarm = Alarm::new(&self.timers);
         let mut told_to_stop = None;
         poll_fn(|cx| {
@@ -255,7 +266,7 @@ impl<T: Transport + 'static> Ingress<T> {
                 let why = match alarm.look(conduct, cx) {
                     // hyper has asked for the answer while it was polled just now.
                     Ok(()) if !is_told && age.has_retired() => ConnectionEnd::Closed,
-                    Ok(()) if !is_told && draining.as_mut().poll(cx).is_ready() => ConnectionEnd::Closed,
+                    Ok(()) if !is_told && stop.as_mut().poll(cx).is_ready() => ConnectionEnd::Closed,
                     Ok(()) => return Poll::Pending,
                     Err(ConnectionEnd::Idle) if !is_told => ConnectionEnd::Idle,
                     Err(end) => {

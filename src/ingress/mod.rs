@@ -84,6 +84,7 @@ pub struct Ingress<T> {
     timers: Rc<Timers>,
     recorder: Rc<Recorder>,
     draining: Signal,
+    last_call_is_over: Signal,
     complains_again_at: Cell<Instant>,
 }
 
@@ -108,6 +109,7 @@ impl<T: Transport + 'static> Ingress<T> {
             timers,
             recorder,
             draining: Signal::default(),
+            last_call_is_over: Signal::default(),
         })
     }
 
@@ -140,9 +142,15 @@ impl<T: Transport + 'static> Ingress<T> {
         }))
     }
 
-    /// Finishes what is in flight and closes every connection behind it.
+    /// Finishes what is in flight and closes every connection behind it: HTTP/2 is told so at once and in order
+    /// (GOAWAY), HTTP/1.1 with its next answer.
     pub fn drain(&self) {
         self.draining.raise();
+    }
+
+    /// While draining: closes the connections, too, on which no request has come since.
+    pub fn end_last_call(&self) {
+        self.last_call_is_over.raise();
     }
 
     /// Counts a panic that cost a connection.

@@ -1,6 +1,7 @@
 //! The request boundary over a real socket: a panic costs its request and nothing else.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -178,7 +179,7 @@ fn listen(ingress: &Rc<Ingress<Rc<Treacherous>>>, readiness: &Rc<Readiness>) -> 
                 let stream = HyperStream::new(socket, &readiness).unwrap();
                 return ingress.serve(stream).await;
             }
-            listener.wait().await;
+            poll_fn(|cx| listener.poll_connects(cx)).await;
         }
     });
     address
@@ -204,6 +205,7 @@ fn ingress(
         connections_warm: 0,
         response_bytes_max: 256 << 10,
         gzip: false,
+        gate: crate::fanout::GateOptions::default(),
     };
     let fanout = Fanout::new(
         DspSet::from(&[dsp("a"), dsp("b")][..]),
@@ -224,6 +226,7 @@ fn ingress(
         },
         validation: Validation::default(),
         writes_no_bid: false,
+        rehearsal: None,
     };
     let orchestrator = Orchestrator::new(orchestration, fanout, Rc::clone(timers), Rc::clone(recorder));
     let options = Options {

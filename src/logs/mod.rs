@@ -3,24 +3,27 @@
 //! hide the others or fill a disk: each place in the code may say so much in ten seconds, then how often it was silenced.
 //! What was written, suppressed and dropped is counted.
 
+mod form;
 mod limit;
 mod writer;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::panic;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::clock;
 use crate::telemetry::{LOG_LINES, LogLine};
 
+use form::Form;
 use limit::Limits;
 use writer::Lines;
 
@@ -37,6 +40,14 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Log {
     lines: Lines,
+    switch: Switch,
+}
+
+/// Has a log that runs go by other options.
+#[derive(Debug, Clone)]
+pub struct Switch {
+    level: reload::Handle<LevelFilter, Registry>,
+    json: Arc<AtomicBool>,
 }
 
 /// Starts the log, and has panics said in it. Once in a process.
@@ -47,19 +58,37 @@ pub fn start(options: Options) -> io::Result<Log> {
     let limits = Arc::new(Limits::default());
     let lines = Lines::start(io::stderr(), Arc::clone(&limits))?;
     let writer = lines.clone();
-    let line = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-    let line = if options.json {
-        line.json().boxed()
-    } else {
-        line.boxed()
-    };
+    let json = Arc::new(AtomicBool::new(options.json));
+    let line = tracing_subscriber::fmt::layer()
+        .with_ansi(io::stderr().is_terminal())
+        .event_format(Form::new(Arc::clone(&json)))
+        .with_writer(move || writer.clone());
+    let (level, handle) = reload::Layer::new(LevelFilter::from_level(options.level));
     tracing_subscriber::registry()
-        .with(LevelFilter::from_level(options.level))
+        .with(level)
         .with(Limited(limits))
         .with(line)
         .init();
     panic::set_hook(Box::new(say_panic));
-    Ok(Log { lines })
+    let switch = Switch { level: handle, json };
+    Ok(Log { lines, switch })
+}
+
+impl Log {
+    /// What to change its options by.
+    #[must_use]
+    pub fn switch(&self) -> Switch {
+        self.switch.clone()
+    }
+}
+
+impl Switch {
+    /// Goes by these options from the next line on.
+    pub fn to(&self, options: Options) {
+        self.json.store(options.json, Ordering::Relaxed);
+        // Fails when there is no log any more, and then nothing is said.
+        let _no_log = self.level.reload(LevelFilter::from_level(options.level));
+    }
 }
 
 impl Drop for Log {

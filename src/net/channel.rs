@@ -2,10 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use super::tls::{Agreed, Session, TlsClient};
-use super::{Progress, Socket};
+use super::{Interest, Progress, Readiness, Socket};
 
 /// What has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +41,14 @@ impl Channel {
             socket: Socket::connect(address)?,
             tls: tls.map(Session::new).transpose()?.map(Box::new),
         })
+    }
+
+    /// Has `readiness` watch the socket, as [`Readiness::watch`].
+    ///
+    /// # Errors
+    /// When the kernel's limit of watches is reached.
+    pub fn watch(&self, readiness: &Readiness, token: u64, interest: Interest) -> io::Result<()> {
+        self.socket.watch(readiness, token, interest)
     }
 
     /// How a connect that has become writable ended.
@@ -122,11 +129,5 @@ impl Channel {
         if let Some(session) = &mut self.tls {
             session.goodbye(&self.socket);
         }
-    }
-}
-
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

@@ -1,13 +1,14 @@
-//! The listening socket of one shard.
+//! The listening sockets of shards.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 
+use super::shard_fd::ShardFd;
 use super::{Readiness, Watch};
 
 /// Connections that may wait to be accepted. A peak of new connections within one stall of the shard; the kernel
@@ -47,7 +48,7 @@ pub fn refuse_if_taken(address: SocketAddr) -> io::Result<()> {
 /// # Errors
 /// Never for such a socket.
 pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
-    let address = socket2::SockRef::from(socket).local_addr()?;
+    let address = SockRef::from(socket).local_addr()?;
     address
         .as_socket()
         .ok_or_else(|| io::Error::other("not an IP socket"))
@@ -58,8 +59,9 @@ pub fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
 /// Waiting and taking are apart, so that a wait can be given up at any moment without losing a connection.
 #[derive(Debug)]
 pub struct Listener {
-    socket: socket2::Socket,
+    socket: ShardFd,
     watch: Watch,
+    readiness: Rc<Readiness>,
 }
 
 impl Listener {
@@ -68,9 +70,11 @@ impl Listener {
     /// # Errors
     /// When the kernel's limit of watches is reached.
     pub fn new(socket: OwnedFd, readiness: &Rc<Readiness>) -> io::Result<Self> {
+        let socket = ShardFd::new(socket);
         Ok(Self {
-            watch: readiness.join(socket.as_fd())?,
-            socket: socket.into(),
+            watch: socket.with(|fd| readiness.join(fd))?,
+            socket,
+            readiness: Rc::clone(readiness),
         })
     }
 
@@ -79,7 +83,7 @@ impl Listener {
     /// # Errors
     /// As `accept(2)`: `EMFILE` when the process is out of descriptors, `ECONNABORTED` when the peer gave up.
     pub fn accept(&self) -> io::Result<Option<OwnedFd>> {
-        match self.socket.accept() {
+        match self.socket.with(|fd| SockRef::from(&fd).accept()) {
             Ok((socket, _peer)) => Ok(Some(socket.into())),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.watch.has_been_read();
@@ -89,8 +93,16 @@ impl Listener {
         }
     }
 
-    /// Waits until there may be a connection that was not there at the last [`Self::accept`].
-    pub async fn wait(&self) {
-        poll_fn(|cx| self.watch.poll_readable(cx)).await;
+    /// Ready when there may be a connection that was not there at the last [`Self::accept`].
+    pub fn poll_connects(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.watch.poll_readable(cx)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Closing it ends no watch: others have copies of it, the supervisor and perhaps the next process, and the set
+        // would go on telling of what they are to accept.
+        let _gone = self.socket.with(|fd| self.readiness.leave(fd));
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::shard_fd::ShardFd;
 use crate::clock::{self, Instant};
 
 /// Events taken from the kernel in one call: more only cost latency for the last of them.
@@ -44,7 +45,7 @@ pub struct Ready {
 /// See the module's description.
 #[derive(Debug)]
 pub struct Readiness {
-    epoll: OwnedFd,
+    epoll: ShardFd,
     alarm: Cell<Instant>,
     events: RefCell<Vec<libc::epoll_event>>,
     /// How many of `events` [`Self::wait`] has found and [`Self::take`] not yet handed on.
@@ -61,7 +62,7 @@ impl Readiness {
         // SAFETY: no pointers; the returned descriptor is owned by nobody else.
         let epoll = unsafe { owned(libc::epoll_create1(libc::EPOLL_CLOEXEC))? };
         Ok(Self {
-            epoll,
+            epoll: ShardFd::new(epoll),
             alarm: Cell::new(Instant::FAR_FUTURE),
             events: RefCell::new(vec![empty_event(); EVENTS_MAX]),
             waiting: Cell::new(0),
@@ -93,6 +94,28 @@ impl Readiness {
         };
         self.add(socket.as_raw_fd(), FOR_TASK | key as u64)?;
         Ok(watch)
+    }
+
+    /// Ends the watch of a socket that stays open, because somebody else has it as well.
+    ///
+    /// # Errors
+    /// When it is not in the set.
+    pub(super) fn leave(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.epoll.with(|epoll| {
+            // SAFETY: for this operation the kernel looks at no event.
+            let left = unsafe {
+                libc::epoll_ctl(
+                    epoll.as_raw_fd(),
+                    libc::EPOLL_CTL_DEL,
+                    socket.as_raw_fd(),
+                    std::ptr::null_mut(),
+                )
+            };
+            match left {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
     }
 
     /// Ends [`Self::wait`] at `at`; replaces the alarm set before. `FAR_FUTURE` takes it off.
@@ -155,19 +178,21 @@ impl Readiness {
         let room = libc::c_int::try_from(events.len()).unwrap_or(libc::c_int::MAX);
         let time = time.map(timespec);
         let time_pointer = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: `events` is valid for writes of `room` entries, the time lives through the call, and no signal mask is
-        // given. Not libc's function of that name: older glibc than the kernel have none.
-        let count = unsafe {
-            libc::syscall(
-                libc::SYS_epoll_pwait2,
-                self.epoll.as_raw_fd(),
-                events.as_mut_ptr(),
-                room,
-                time_pointer,
-                std::ptr::null::<libc::sigset_t>(),
-                0_usize,
-            )
-        };
+        let count = self.epoll.with(|epoll| {
+            // SAFETY: `events` is valid for writes of `room` entries, the time lives through the call, and no signal
+            // mask is given. Not libc's function of that name: older glibc than the kernel have none.
+            Ok(unsafe {
+                libc::syscall(
+                    libc::SYS_epoll_pwait2,
+                    epoll.as_raw_fd(),
+                    events.as_mut_ptr(),
+                    room,
+                    time_pointer,
+                    std::ptr::null::<libc::sigset_t>(),
+                    0_usize,
+                )
+            })
+        })?;
         match usize::try_from(count) {
             Ok(count) => self.waiting.set(count),
             Err(_) => {
@@ -186,11 +211,13 @@ impl Readiness {
             events: events.cast_unsigned(),
             u64: token,
         };
-        // SAFETY: `event` lives through the call.
-        match unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        self.epoll.with(|epoll| {
+            // SAFETY: `event` lives through the call.
+            match unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        })
     }
 }
 

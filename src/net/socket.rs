@@ -2,9 +2,11 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
+
+use super::shard_fd::ShardFd;
+use super::{Interest, Readiness};
 
 /// How far an operation came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub enum Progress {
 
 /// See the module's description.
 #[derive(Debug)]
-pub struct Socket(socket2::Socket);
+pub struct Socket(ShardFd);
 
 impl Socket {
     /// Begins to connect; the socket becomes writable when that has ended, see [`Self::connected`].
@@ -34,9 +36,8 @@ impl Socket {
         // that did not fit.
         socket.set_tcp_nodelay(true)?;
         match socket.connect(&address.into()) {
-            Ok(()) => Ok(Self(socket)),
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Self(socket)),
-            Err(error) => Err(error),
+            Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+            _ => Ok(Self(ShardFd::new(socket.into()))),
         }
     }
 
@@ -45,7 +46,7 @@ impl Socket {
     /// # Errors
     /// The reason why it failed: refused, unreachable, timed out.
     pub fn connected(&self) -> io::Result<()> {
-        match self.0.take_error()? {
+        match self.0.with(|fd| SockRef::from(&fd).take_error())? {
             None => Ok(()),
             Some(error) => Err(error),
         }
@@ -57,7 +58,10 @@ impl Socket {
     /// When the connection is gone.
     pub fn send(&self, head: &[u8], body: &[u8]) -> io::Result<Progress> {
         let parts = [IoSlice::new(head), IoSlice::new(body)];
-        progress(self.0.send_vectored_with_flags(&parts, libc::MSG_NOSIGNAL))
+        progress(
+            self.0
+                .with(|fd| SockRef::from(&fd).send_vectored_with_flags(&parts, libc::MSG_NOSIGNAL)),
+        )
     }
 
     /// Receives into `buffer`.
@@ -65,13 +69,18 @@ impl Socket {
     /// # Errors
     /// When the connection was reset.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Progress> {
-        progress(io::Read::read(&mut &self.0, buffer))
+        progress(
+            self.0
+                .with(|fd| io::Read::read(&mut &*SockRef::from(&fd), buffer)),
+        )
     }
-}
 
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// Has `readiness` watch it, as [`Readiness::watch`].
+    ///
+    /// # Errors
+    /// When the kernel's limit of watches is reached.
+    pub fn watch(&self, readiness: &Readiness, token: u64, interest: Interest) -> io::Result<()> {
+        self.0.with(|fd| readiness.watch(fd, token, interest))
     }
 }
 

@@ -3,23 +3,21 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
-
-use socket2::Socket;
 
 /// Room for one stamp: its header has 16 bytes, the time as many. Aligned as control messages are.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
 /// Has the kernel stamp what it receives for this socket. Costs it some 30 ns for each packet of the host.
-pub(super) fn stamp_arrivals(socket: &Socket) -> io::Result<()> {
+pub(super) fn stamp_arrivals(socket: impl AsFd) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
     // SAFETY: `on` lives through the call and has the length given.
     let result = unsafe {
         libc::setsockopt(
-            socket.as_raw_fd(),
+            socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_TIMESTAMPNS,
             (&raw const on).cast(),
@@ -36,7 +34,7 @@ pub(super) fn stamp_arrivals(socket: &Socket) -> io::Result<()> {
 /// Reads at most as many bytes as there is room for. With it comes the wall clock's time at which the last of them were
 /// received, as time since the Unix epoch; none at the stream's end, and for what came before [`stamp_arrivals`].
 pub(super) fn receive(
-    socket: &Socket,
+    socket: impl AsFd,
     into: &mut [MaybeUninit<u8>],
 ) -> io::Result<(usize, Option<Duration>)> {
     let mut room = libc::iovec {
@@ -51,7 +49,7 @@ pub(super) fn receive(
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control>();
     // SAFETY: the message names `into` and `control` with their lengths; both live through the call.
-    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
+    let count = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, 0) };
     match usize::try_from(count) {
         Ok(count) => Ok((count, stamp(&message))),
         Err(_) => Err(io::Error::last_os_error()),
@@ -77,6 +75,8 @@ mod tests {
     use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
     use std::thread;
+
+    use socket2::Socket;
 
     use super::*;
     use crate::clock::since_unix_epoch;

@@ -5,15 +5,16 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Sleep, Write};
-use socket2::Socket;
+use socket2::SockRef;
 
+use super::shard_fd::ShardFd;
 use super::stamped::{receive, stamp_arrivals};
 use super::{Failure, Inlet, Readiness, ShardTimer, Watch};
 use crate::clock;
@@ -60,7 +61,7 @@ impl Overseer for Unseen {
 pub struct HyperStream<O = Unseen> {
     // Before its socket: a watch must not outlive it.
     watch: Watch,
-    socket: Socket,
+    socket: ShardFd,
     inlet: Rc<Inlet>,
     ahead: Vec<u8>,
     ahead_read: usize,
@@ -84,13 +85,13 @@ impl HyperStream {
     /// # Errors
     /// When the kernel's limit of watches is reached, or the peer is gone already.
     pub fn new(socket: OwnedFd, readiness: &Rc<Readiness>) -> io::Result<Self> {
-        let socket = Socket::from(socket);
-        socket.set_nonblocking(true)?;
+        SockRef::from(&socket).set_nonblocking(true)?;
         // An answer is one write: Nagle's algorithm would only hold back the second half of a large one.
-        socket.set_tcp_nodelay(true)?;
+        SockRef::from(&socket).set_tcp_nodelay(true)?;
         stamp_arrivals(&socket)?;
+        let socket = ShardFd::new(socket);
         Ok(Self {
-            watch: readiness.join(socket.as_fd())?,
+            watch: socket.with(|fd| readiness.join(fd))?,
             socket,
             inlet: Rc::default(),
             ahead: Vec::new(),
@@ -158,7 +159,7 @@ impl HyperStream {
     /// The address at the other end; `None` when it is gone already.
     #[must_use]
     pub fn peer(&self) -> Option<IpAddr> {
-        let address = self.socket.peer_addr().ok()?;
+        let address = self.socket.with(|fd| SockRef::from(&fd).peer_addr()).ok()?;
         Some(address.as_socket()?.ip().to_canonical())
     }
 
@@ -168,7 +169,8 @@ impl HyperStream {
     /// # Errors
     /// Never on a TCP socket.
     pub fn set_unread_max(&self, time: Duration) -> io::Result<()> {
-        self.socket.set_tcp_user_timeout(Some(time))
+        self.socket
+            .with(|fd| SockRef::from(&fd).set_tcp_user_timeout(Some(time)))
     }
 
     /// Whether the connection has failed, to know it while hyper is busy with something else.
@@ -180,7 +182,9 @@ impl HyperStream {
     /// Ends it without a goodbye: the peer is told that it was refused, and the kernel keeps nothing of it.
     pub fn refuse(self) {
         // Closing is all that is left to do either way.
-        let _closed_politely = self.socket.set_linger(Some(Duration::ZERO));
+        let _closed_politely = self
+            .socket
+            .with(|fd| SockRef::from(&fd).set_linger(Some(Duration::ZERO)));
     }
 }
 
@@ -196,7 +200,7 @@ impl<O> HyperStream<O> {
         loop {
             ready!(self.watch.poll_readable(cx));
             let now = clock::now();
-            match receive(&self.socket, into) {
+            match self.socket.with(|fd| receive(fd, into)) {
                 Ok((count, received)) => {
                     // Before it is noted that none are left: these came before that.
                     let waited = received.map_or(Duration::ZERO, |received| {
@@ -248,7 +252,10 @@ impl<O: Overseer> HyperStream<O> {
     fn poll_send(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.watch.poll_writable(cx));
-            match self.socket.send_vectored_with_flags(parts, libc::MSG_NOSIGNAL) {
+            let sent = self
+                .socket
+                .with(|fd| SockRef::from(&fd).send_vectored_with_flags(parts, libc::MSG_NOSIGNAL));
+            match sent {
                 Ok(count) => {
                     self.writes_on = count < parts.iter().map(|part| part.len()).sum();
                     return Poll::Ready(Ok(count));
@@ -266,7 +273,9 @@ impl<O: Overseer> HyperStream<O> {
     /// The peer's last bytes, if they can be sent: not in the middle of others, and without waiting.
     fn say(&self, last_words: &[u8]) -> io::Error {
         if !self.writes_on {
-            let _as_far_as_possible = self.socket.send_with_flags(last_words, libc::MSG_NOSIGNAL);
+            let _as_far_as_possible = self
+                .socket
+                .with(|fd| SockRef::from(&fd).send_with_flags(last_words, libc::MSG_NOSIGNAL));
         }
         io::Error::from(io::ErrorKind::ConnectionAborted)
     }
@@ -342,7 +351,10 @@ impl<O: Overseer + Unpin> Write for HyperStream<O> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.lingering.is_none() {
-            match this.socket.shutdown(std::net::Shutdown::Write) {
+            let shut_down = this
+                .socket
+                .with(|fd| SockRef::from(&fd).shutdown(std::net::Shutdown::Write));
+            match shut_down {
                 // The peer was quicker.
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return Poll::Ready(Ok(())),
                 Err(error) => return Poll::Ready(Err(error)),

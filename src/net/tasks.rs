@@ -1,25 +1,38 @@
-//! The tasks of a shard, and how its driver learns that none of them can go on.
+//! The tasks of a shard: how its driver learns that none of them can go on, and its supervisor that one has panicked.
 
 use std::cell::Cell;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_lite::future::yield_now;
 use pin_project_lite::pin_project;
 
+use super::Signal;
+
 thread_local! {
     /// How often tasks of this thread were polled.
     static POLLS: Cell<u64> = const { Cell::new(0) };
+    /// See [`panicked`].
+    static PANICKED: Rc<Signal> = Rc::default();
 }
 
 /// Rounds after which [`settle`] gives up: tasks that wake each other without end must not keep a shard from its
 /// sockets. One round lets every task run that could when it began, and few requests take more than five.
 const ROUNDS_MAX: u32 = 64;
 
-/// Runs `future` beside the caller on this shard, until it ends.
+/// Runs `future` beside the caller on this shard, until it ends. A panic costs this task and raises [`panicked`]:
+/// uncaught it would take glommio's executor down, and with it all that is in flight.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     glommio::spawn_local(Counted { future }).detach();
+}
+
+/// Raised when a task of this thread has panicked. What tasks share is left by short calls only, but nobody can vouch for
+/// it any more: it is good for finishing what is in flight, and for no more.
+pub fn panicked() -> Rc<Signal> {
+    PANICKED.with(Rc::clone)
 }
 
 /// Lets the other tasks of this shard run until none can; false if they could go on for ever, or `is_over` when one
@@ -50,12 +63,16 @@ pin_project! {
     }
 }
 
-impl<F: Future> Future for Counted<F> {
-    type Output = F::Output;
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         POLLS.set(POLLS.get().wrapping_add(1));
-        self.project().future.poll(cx)
+        let future = self.project().future;
+        catch_unwind(AssertUnwindSafe(|| future.poll(cx))).unwrap_or_else(|_said_by_the_panic_hook| {
+            panicked().raise();
+            Poll::Ready(())
+        })
     }
 }
 
@@ -124,6 +141,21 @@ mod tests {
             });
             assert!(!settle(|| ran.get() == 3).await);
             assert_eq!(ran.get(), 3);
+        });
+    }
+
+    #[test]
+    fn a_panic_costs_its_task_and_is_told() {
+        run_as_shard(async {
+            let reached = Rc::new(Cell::new(false));
+            let reaches = Rc::clone(&reached);
+            spawn(async { panic!("as a bug would") });
+            spawn(async move {
+                yield_now().await;
+                reaches.set(true);
+            });
+            assert!(settle(|| false).await);
+            assert!(panicked().is_raised() && reached.get());
         });
     }
 

@@ -20,7 +20,7 @@ use super::plan::{Plan, bid_currencies};
 use super::{Orchestrator, nanos};
 use crate::auction::{DspIndex, Floor, Offer};
 use crate::clock::Instant;
-use crate::fanout::{Call, DspId, Late, Response, Ticket, Transport};
+use crate::fanout::{Call, DspId, Late, Leave, Response, Ticket, Transport};
 use crate::money::{Cpm, Money};
 use crate::openrtb::BidRequest;
 use crate::telemetry::{LateFound, LongerBy};
@@ -397,6 +397,7 @@ impl<T: Transport> Orchestrator<T> {
             dsp: waiting.dsp,
             body: &[],
             due_at: waiting.at,
+            leave: Leave::default(),
         };
         let plan = Plan {
             calls: arena.alloc_slice_copy(&[call]),
@@ -415,7 +416,9 @@ impl<T: Transport> Orchestrator<T> {
         match self.read_response(&mut offers, 0, waiting.dsp, response) {
             Ok(()) => {}
             Err(Unusable::NoBid(_)) => return (LateFound::NoBid, 0),
-            Err(Unusable::Status | Unusable::Invalid) => return (LateFound::Invalid, 0),
+            Err(Unusable::Status | Unusable::Invalid(_) | Unusable::NoGoodBid) => {
+                return (LateFound::Invalid, 0);
+            }
         }
         let after = self.sell_each_imp(request, &plan, &offers, arena);
         let wins = after.won.iter().any(|&(offer, _)| offer >= in_time);

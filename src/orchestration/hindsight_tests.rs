@@ -9,8 +9,8 @@ use super::hindsight::{Held, Hindsight};
 use super::*;
 use crate::auction::FloorRule;
 use crate::fanout::{
-    CallFailure, DspId, DspOptions, DspSet, Gatherings, Late, Outgoing, Protocol, Reply, Response, Target,
-    Ticket,
+    CallFailure, DspId, DspOptions, DspSet, GateOptions, Gatherings, Late, Outgoing, Protocol, Reply,
+    Response, Target, Ticket,
 };
 use crate::money::Cpm;
 use crate::telemetry::prometheus::{Format, render};
@@ -201,6 +201,7 @@ fn dsp(timeout_ms: u64) -> DspOptions {
         connections_warm: 0,
         gzip: false,
         response_bytes_max: 256 << 10,
+        gate: GateOptions::default(),
     }
 }
 

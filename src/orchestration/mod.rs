@@ -9,6 +9,7 @@ mod isolate;
 mod offers;
 mod outcome;
 mod plan;
+mod rehearsal;
 mod sale;
 
 use std::cell::{Cell, RefCell};
@@ -28,10 +29,12 @@ pub use arena::Arenas;
 pub use hindsight::Hindsight;
 pub use isolate::{Panicked, isolate};
 pub use outcome::Outcome;
+pub use rehearsal::Rehearsal;
 
 use arena::Scratch;
 use event::{HeldAuction, StageTimes};
 use offers::Offers;
+use rehearsal::rehearse;
 
 /// Orchestration options.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ pub struct Options {
     pub validation: Validation,
     /// Whether "nothing sold" is written as a bid response with a reason instead of none.
     pub writes_no_bid: bool,
+    /// Panics on purpose, if there are to be any.
+    pub rehearsal: Option<Rehearsal>,
 }
 
 /// Orchestrates the bid requests of one shard by one configuration.
@@ -68,6 +73,8 @@ pub struct Orchestrator<T> {
     events: Option<Rc<EventLog>>,
     /// What is read and sold now is an auction of the past: it has been counted.
     looks_back: Cell<bool>,
+    /// Bid requests since a rehearsal began.
+    rehearsed: Cell<u64>,
     /// How many there were before it: an auction is held again only by its own rules.
     generation: u64,
 }
@@ -86,6 +93,7 @@ impl<T: Transport> Orchestrator<T> {
             hindsight: Rc::default(),
             events: None,
             looks_back: Cell::new(false),
+            rehearsed: Cell::default(),
             generation: 0,
         }
     }
@@ -104,6 +112,7 @@ impl<T: Transport> Orchestrator<T> {
             hindsight: Rc::clone(&self.hindsight),
             events: self.events.clone(),
             looks_back: Cell::new(false),
+            rehearsed: self.rehearsed.clone(),
             generation: self.generation + 1,
         }
     }
@@ -150,12 +159,17 @@ impl<T: Transport> Orchestrator<T> {
     pub async fn orchestrate(&self, arrival: Instant, body: &[u8]) -> Result<Outcome, Invalid> {
         let arena = self.arenas.take();
         let mut times = StageTimes::default();
+        let strikes = self.options.rehearsal.and_then(|rehearsal| {
+            rehearsal.strikes(self.rehearsed.replace(self.rehearsed.get().wrapping_add(1)))
+        });
         let request = self.timed(Stage::Parse, &mut times.parse, || {
+            rehearse(strikes, Stage::Parse);
             self.parser
                 .borrow_mut()
                 .parse_request(body, &arena, &self.options.validation)
         })?;
         let plan = match self.timed(Stage::Plan, &mut times.plan, || {
+            rehearse(strikes, Stage::Plan);
             self.plan(&request, arrival, &arena)
         }) {
             Ok(plan) => plan,
@@ -165,14 +179,20 @@ impl<T: Transport> Orchestrator<T> {
             }
         };
         let mut offers = Offers::new(&request, &plan, &arena);
+        if self.fanout.gates().learn() {
+            offers.time_answers();
+        }
         offers.logged = self.begin_event(&request, &plan, times, &arena);
         arena.weigh();
         let asked = self.timers.now();
+        rehearse(strikes, Stage::Fanout);
         let reading = self
             .fanout
             .gather(plan.calls, |answer| {
-                self.read_offers(&mut offers, answer);
+                rehearse(strikes, Stage::Offers);
+                let conduct = self.read_offers(&mut offers, answer);
                 arena.weigh();
+                conduct
             })
             .await;
         self.recorder.stage(Stage::Offers, nanos(reading));
@@ -182,9 +202,12 @@ impl<T: Transport> Orchestrator<T> {
             ..StageTimes::default()
         };
         let sales = self.timed(Stage::Auction, &mut times.auction, || {
+            rehearse(strikes, Stage::Auction);
             self.sell_each_imp(&request, &plan, &offers, &arena)
         });
+        self.learn(&plan, &offers, &sales);
         let outcome = self.timed(Stage::Write, &mut times.write, || {
+            rehearse(strikes, Stage::Write);
             self.outcome(&request, &plan, &offers, &sales)
         });
         let is_watched = offers

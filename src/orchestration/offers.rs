@@ -1,5 +1,7 @@
 //! From DSPs' answers to offers: read, told apart, converted. Nothing here decides who wins.
 
+use std::time::Duration;
+
 use bumpalo::Bump;
 use bumpalo::collections::Vec as ArenaVec;
 
@@ -7,11 +9,11 @@ use super::event::Logged;
 use super::plan::Plan;
 use super::{Orchestrator, nanos};
 use crate::auction::{DspIndex, Offer};
-use crate::fanout::{Answer, CallFailure, DspId, Response, Ticket, Transport};
+use crate::fanout::{Answer, CallFailure, Conduct, DspId, Response, Ticket, Transport};
 use crate::money::{Cpm, Currency, DecimalError, Money, Rounding};
 use crate::openrtb::codes::{LossReason, NoBidReason, NonBidStatus};
 use crate::openrtb::{AuctionType, Bid, BidFault, BidRequest, BidResponse, BidText, Span};
-use crate::telemetry::{BidResult, DspOutcome, Rounded};
+use crate::telemetry::{BidResult, DspFault, DspOutcome, Rounded};
 
 /// What the DSPs offered for one bid request.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Offers<'a> {
     offered: &'a mut [bool],
     /// By call: why there is none, where there is none.
     pub(super) non_bids: &'a mut [NonBidStatus],
+    /// By call: when its answer came; empty where nothing is to be learnt from that.
+    pub(super) elapsed: &'a mut [Duration],
     /// What late answers will come under, if any DSP ran out of time.
     pub(super) late_under: Option<Ticket>,
     /// What else the event log wants to know, if this auction is one of those it has.
@@ -92,6 +96,7 @@ impl<'a> Text<'a> {
 impl<'a> Offers<'a> {
     pub(super) fn new(request: &BidRequest<'a>, plan: &Plan<'a>, arena: &'a Bump) -> Self {
         Self {
+            elapsed: &mut [],
             arena,
             request: *request,
             currency: plan.currency,
@@ -108,6 +113,13 @@ impl<'a> Offers<'a> {
                 && request.bseat.is_empty()
                 && request.at != AuctionType::FixedPrice,
         }
+    }
+
+    /// Keeps when answers come, from now on.
+    pub(super) fn time_answers(&mut self) {
+        self.elapsed = self
+            .arena
+            .alloc_slice_fill_copy(self.non_bids.len(), Duration::ZERO);
     }
 
     /// Adds an offer, and keeps what the DSP wrote while it may win: one text for each imp and not one for each of 23
@@ -171,32 +183,53 @@ pub(super) enum Unusable {
     /// An HTTP status that is none of a bid response's.
     Status,
     /// Not a bid response, or not one to our request.
-    Invalid,
+    Invalid(DspFault),
+    /// A bid response to our request, without a bid that can be compared.
+    NoGoodBid,
 }
 
 impl<T: Transport> Orchestrator<T> {
-    /// Takes one DSP's answer into `offers`.
-    pub(super) fn read_offers(&self, offers: &mut Offers<'_>, answer: Answer<'_>) {
-        let (outcome, non_bid) = match answer.result {
+    /// Takes one DSP's answer into `offers`. Says whether the DSP works: one whose bids are bad does.
+    pub(super) fn read_offers(&self, offers: &mut Offers<'_>, answer: Answer<'_>) -> Conduct {
+        let invalid = (DspOutcome::Invalid, NonBidStatus::InvalidBidResponse);
+        let ((outcome, non_bid), conduct) = match answer.result {
             Err(failure) => {
-                if failure == CallFailure::Timeout {
+                if matches!(failure, CallFailure::Timeout | CallFailure::Cut) {
                     offers.late_under = Some(answer.ticket);
                 }
-                of_failure(failure)
+                if let Some(fault) = fault_of(failure) {
+                    self.recorder.dsp_fault(answer.dsp.index(), fault);
+                }
+                // What a failure says of its DSP the fan-out knows itself.
+                (of_failure(failure), Conduct::Unknown)
             }
             Ok(response) => match self.read_response(offers, answer.call, answer.dsp, response) {
-                Ok(()) => (DspOutcome::Bid, NonBidStatus::NoBid),
-                Err(Unusable::NoBid(status)) => (DspOutcome::NoBid, status),
-                Err(Unusable::Status) => (DspOutcome::Error, NonBidStatus::Error),
-                Err(Unusable::Invalid) => (DspOutcome::Invalid, NonBidStatus::InvalidBidResponse),
+                Ok(()) => ((DspOutcome::Bid, NonBidStatus::NoBid), Conduct::Good),
+                Err(Unusable::NoBid(status)) => ((DspOutcome::NoBid, status), Conduct::Good),
+                Err(Unusable::NoGoodBid) => {
+                    self.recorder.dsp_fault(answer.dsp.index(), DspFault::NoUsableBid);
+                    (invalid, Conduct::Good)
+                }
+                Err(Unusable::Status) => {
+                    self.recorder.dsp_fault(answer.dsp.index(), DspFault::Status);
+                    ((DspOutcome::Error, NonBidStatus::Error), Conduct::Bad)
+                }
+                Err(Unusable::Invalid(fault)) => {
+                    self.recorder.dsp_fault(answer.dsp.index(), fault);
+                    (invalid, Conduct::Bad)
+                }
             },
         };
         offers.non_bids[answer.call] = non_bid;
+        if let Some(elapsed) = offers.elapsed.get_mut(answer.call) {
+            *elapsed = answer.elapsed;
+        }
         if let Some(logged) = &mut offers.logged {
             logged.call_ended(answer.call, outcome, answer.elapsed);
         }
         self.recorder
             .dsp_call(answer.dsp.index(), outcome, nanos(answer.elapsed));
+        conduct
     }
 
     pub(super) fn read_response(
@@ -216,7 +249,7 @@ impl<T: Transport> Orchestrator<T> {
         self.scratch.with(
             |scratch| match self.parser.borrow().parse_response(response.body, scratch) {
                 Ok(read) => self.take_response(offers, call, dsp, &read, response.connection),
-                Err(_) => Err(Unusable::Invalid),
+                Err(_) => Err(Unusable::Invalid(DspFault::Unreadable)),
             },
         )
     }
@@ -244,7 +277,7 @@ impl<T: Transport> Orchestrator<T> {
             // what else comes on that connection may be as wrong.
             self.fanout.transport().distrust(connection);
             self.refuse_all(offers, dsp, read, LossReason::InvalidAuctionId);
-            return Err(Unusable::Invalid);
+            return Err(Unusable::Invalid(DspFault::WrongId));
         }
         for bad in read.bad_bids {
             self.refuse(offers, dsp, of_fault(bad.fault), BidResult::Invalid);
@@ -257,7 +290,7 @@ impl<T: Transport> Orchestrator<T> {
         if offers.list.len() > before {
             Ok(())
         } else {
-            Err(Unusable::Invalid)
+            Err(Unusable::NoGoodBid)
         }
     }
 
@@ -402,9 +435,22 @@ fn currency_of(read: &BidResponse<'_>, offers: &Offers<'_>) -> Option<Currency> 
     allowed.map(|&(_, currency)| currency)
 }
 
+/// What is wrong with the DSP; nothing where it had no time, or was not asked.
+fn fault_of(failure: CallFailure) -> Option<DspFault> {
+    match failure {
+        CallFailure::Timeout | CallFailure::Cut | CallFailure::Throttled => None,
+        CallFailure::Unreachable => Some(DspFault::Unreachable),
+        CallFailure::Lost | CallFailure::Stale => Some(DspFault::Lost),
+        CallFailure::Protocol(_) => Some(DspFault::Protocol),
+        CallFailure::TooLarge => Some(DspFault::TooLarge),
+        CallFailure::BadEncoding => Some(DspFault::Encoding),
+    }
+}
+
 fn of_failure(failure: CallFailure) -> (DspOutcome, NonBidStatus) {
     match failure {
         CallFailure::Timeout => (DspOutcome::Timeout, NonBidStatus::Timeout),
+        CallFailure::Cut => (DspOutcome::Cut, NonBidStatus::Timeout),
         CallFailure::Unreachable => (DspOutcome::Error, NonBidStatus::Unreachable),
         CallFailure::Throttled => (DspOutcome::Throttled, NonBidStatus::RequestBlocked),
         CallFailure::Lost | CallFailure::Stale => (DspOutcome::Error, NonBidStatus::Error),

@@ -5,11 +5,11 @@ use bumpalo::collections::Vec as ArenaVec;
 
 use super::Orchestrator;
 use crate::clock::Instant;
-use crate::fanout::{Call, DspId, Transport};
+use crate::fanout::{Call, DspId, NotAsked, Transport};
 use crate::money::Currency;
 use crate::openrtb::codes::{NoBidReason, NonBidStatus};
 use crate::openrtb::{BidRequest, Splice};
-use crate::telemetry::ShedReason;
+use crate::telemetry::{DspOutcome, ShedReason};
 
 /// A DSP is not asked when it would have less than this: no bidder answers over a network in a millisecond, and
 /// `tmax` has no smaller unit.
@@ -51,13 +51,24 @@ impl<T: Transport> Orchestrator<T> {
         let splice = Splice::new(request);
         let mut bodies: ArenaVec<'_, (u32, &[u8])> = ArenaVec::new_in(arena);
         let mut calls = ArenaVec::with_capacity_in(self.fanout.dsps().count(), arena);
+        let explores = self.fanout.gates().explores();
+        // If it is nobody's time that is too short, what keeps us from asking is technical.
+        let mut nobody = NoBidReason::TechnicalError;
         for (id, dsp) in self.fanout.dsps().iter() {
             let due_at = now.after(dsp.timeout).min(deadline);
-            let left = due_at.since(now).as_nanos();
-            if left < DSP_NANOS_MIN {
-                self.not_asked(id, imps, NonBidStatus::InsufficientTime);
+            if due_at.since(now).as_nanos() < DSP_NANOS_MIN {
+                self.no_call(id, imps, NonBidStatus::InsufficientTime);
+                nobody = NoBidReason::InsufficientTime;
                 continue;
             }
+            let (leave, due_at) = match self.fanout.gates().admit(id, now, due_at, explores) {
+                Ok(admitted) => admitted,
+                Err(why) => {
+                    self.not_asked(id, imps, why);
+                    continue;
+                }
+            };
+            let left = due_at.since(now).as_nanos();
             let tmax_ms = u32::try_from(left / 1_000_000).unwrap_or(u32::MAX);
             let known = bodies
                 .iter()
@@ -72,10 +83,11 @@ impl<T: Transport> Orchestrator<T> {
                 dsp: id,
                 body,
                 due_at,
+                leave,
             });
         }
         if calls.is_empty() {
-            return Err(NoBidReason::InsufficientTime);
+            return Err(nobody);
         }
         Ok(Plan {
             calls: calls.into_bump_slice(),
@@ -86,10 +98,20 @@ impl<T: Transport> Orchestrator<T> {
 
     fn ask_nobody(&self, imps: usize, status: NonBidStatus) {
         let dsps = self.fanout.dsps().iter();
-        dsps.for_each(|(dsp, _)| self.not_asked(dsp, imps, status));
+        dsps.for_each(|(dsp, _)| self.no_call(dsp, imps, status));
     }
 
-    fn not_asked(&self, dsp: DspId, imps: usize, status: NonBidStatus) {
+    /// A call that was due and is not made for its DSP's own sake, or ours.
+    fn not_asked(&self, dsp: DspId, imps: usize, why: NotAsked) {
+        let outcome = match why {
+            NotAsked::OpenBreaker => DspOutcome::OpenBreaker,
+            NotAsked::Throttled => DspOutcome::Throttled,
+        };
+        self.recorder.dsp_call(dsp.index(), outcome, 0);
+        self.no_call(dsp, imps, NonBidStatus::RequestBlocked);
+    }
+
+    fn no_call(&self, dsp: DspId, imps: usize, status: NonBidStatus) {
         for _ in 0..imps {
             self.recorder.non_bid(dsp.index(), status.code());
         }

@@ -7,7 +7,7 @@ use super::Orchestrator;
 use super::offers::{OfferFor, Offers};
 use super::plan::Plan;
 use crate::auction::{self, AuctionType, DealTerms, ImpTerms, Verdict, tie_seed};
-use crate::fanout::Transport;
+use crate::fanout::{DspId, Transport};
 use crate::money::{Cpm, Currency};
 use crate::openrtb::codes::LossReason;
 use crate::openrtb::{self, BidRequest, Imp};
@@ -53,6 +53,34 @@ impl<T: Transport> Orchestrator<T> {
             *out |= offer.group.is_some();
         }
         self.sell_all(&terms, &offers.list, out, arena)
+    }
+
+    /// Tells the gates which answers mattered: those that won, and those that came next and so set a second price. Any
+    /// other could have been left unread.
+    pub(super) fn learn(&self, plan: &Plan<'_>, offers: &Offers<'_>, sales: &Sales<'_>) {
+        if offers.elapsed.is_empty() {
+            return;
+        }
+        for &(winner, _) in &sales.won {
+            let won = &offers.list[winner];
+            let next = offers
+                .list
+                .iter()
+                .zip(&*sales.verdicts)
+                .filter(|(offer, verdict)| {
+                    offer.imp == won.imp
+                        && offer.offer.dsp != won.offer.dsp
+                        && **verdict == Verdict::Lost(LossReason::LostToHigherBid)
+                });
+            let next = next.map(|(offer, _)| offer).max_by_key(|offer| offer.offer.price);
+            for offer in [Some(won), next].into_iter().flatten() {
+                let dsp = DspId(offer.offer.dsp.0);
+                let answers = plan.calls.iter().zip(&*offers.elapsed);
+                for (call, elapsed) in answers.filter(|(call, _)| call.dsp == dsp) {
+                    self.fanout.gates().mattered(dsp, call.leave, *elapsed);
+                }
+            }
+        }
     }
 
     fn sell_all<'a>(

@@ -99,7 +99,7 @@ impl Report {
             "not asked %",
             "p50 ms",
             "p99 ms",
-            "late",
+            "late bids",
             "revenue",
             "lost to lateness",
         ]);
@@ -116,7 +116,7 @@ impl Report {
                 percent(dsp.ended(&NOT_ASKED), calls),
                 ms(0.5),
                 ms(0.99),
-                dsp.late.values().sum::<u64>().to_string(),
+                late_bids(dsp).to_string(),
                 amounts(&dsp.revenue, DECIMALS),
                 amounts(&dsp.lost(), DECIMALS),
             ]);
@@ -125,18 +125,22 @@ impl Report {
     }
 
     fn lateness_table(&self) -> Table {
-        let heads = LongerBy::ALL.map(|longer| match (longer, longer.ms_max()) {
+        // Only those that anybody was late by.
+        let mut columns: Vec<_> = LongerBy::ALL.into_iter().enumerate().collect();
+        columns.retain(|(place, _)| self.dsps.values().any(|dsp| !dsp.lost[*place].more.is_empty()));
+        let heads = columns.iter().map(|(_, longer)| match (longer, longer.ms_max()) {
             (_, Some(ms)) => format!("+{ms} ms"),
             (LongerBy::PastDeadline, _) => "past the deadline".to_owned(),
             _ => "more".to_owned(),
         });
-        let mut heads: Vec<_> = heads.iter().map(String::as_str).collect();
-        heads.insert(0, "DSP");
+        let heads: Vec<_> = std::iter::once("DSP".to_owned()).chain(heads).collect();
+        let heads: Vec<_> = heads.iter().map(String::as_str).collect();
         let mut table = Table::new(&heads);
         for (name, dsp) in self.by_name() {
             let mut cells = vec![name.clone()];
             let mut so_far = Sums::new();
-            for (longer, lost) in LongerBy::ALL.into_iter().zip(&dsp.lost) {
+            for &(place, longer) in &columns {
+                let lost = &dsp.lost[place];
                 if longer == LongerBy::PastDeadline {
                     // Not to be had by any timeout_ms.
                     so_far.clear();
@@ -260,6 +264,12 @@ impl<'a> DspJson<'a> {
             losses: &dsp.losses,
         }
     }
+}
+
+/// Late answers with a bid that were looked at.
+fn late_bids(dsp: &Dsp) -> u64 {
+    let of = |found: &str| dsp.late.get(found).copied().unwrap_or(0);
+    of("won") + of("lost")
 }
 
 fn loss(code: u16) -> String {
@@ -401,9 +411,8 @@ mod tests {
             &rows,
             "dsp10 2 50.0 100.0 50.0 0.0 0.0 9.0 60.0 3 0.0020 EUR 0.0071 USD",
         );
-        let (short, long) = ("0.0000 USD", "0.0001 USD");
-        let row = [vec!["dsp10"], vec![short; 3], vec![long; 11], vec!["0.0070 USD"]].concat();
-        check(&rows, &row.join(" "));
+        check(&rows, "DSP +1 ms +10 ms past the deadline");
+        check(&rows, "dsp10 0.0000 USD 0.0001 USD 0.0070 USD");
         check(&rows, "invalid bid response 1 3");
         let place = |start: &str| rows.iter().position(|row| row.starts_with(start));
         assert!(place("dsp2 ") < place("dsp10 "), "2 before 10");

@@ -1,7 +1,10 @@
 //! Takes new connections, from the shard's listener and from other shards, and has each served by a task of its own.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_lite::future;
@@ -20,7 +23,8 @@ const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where connections come from, and where they go.
 pub(super) struct Door<T> {
-    pub(super) listener: Listener,
+    /// One; more in a process that has taken over the sockets of one with more shards.
+    pub(super) listeners: Vec<Listener>,
     pub(super) member: Rc<Member>,
     /// Of the bell at the inbox for what others pass to this shard.
     pub(super) hearing: Hearing,
@@ -30,21 +34,60 @@ pub(super) struct Door<T> {
     pub(super) recorder: Rc<Recorder>,
 }
 
-/// Accepts until `stop` is raised, then takes what the kernel or another shard has already accepted on our behalf, and
-/// closes the listener. The signal returned is raised when that is done.
-pub(super) fn start<T: Transport + 'static>(door: Door<T>, stop: &Rc<Signal>) -> Rc<Signal> {
-    let done = Rc::new(Signal::default());
-    let (stop, tells) = (Rc::clone(stop), Rc::clone(&done));
+/// A door that is open. Dropping this leaves it so.
+pub(super) struct Entrance {
+    close: Rc<Signal>,
+    /// Whether the listener's queue is to be emptied before.
+    empty: Rc<Cell<bool>>,
+    closed: Rc<Signal>,
+}
+
+/// Whose the connections are that wait in the listener's queue when a shard closes its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// Nobody else's: who is in it would be reset.
+    Ours,
+    /// Those of whoever has the socket, too: a shard in this one's place, or another process.
+    TheirsToo,
+}
+
+/// Accepts from now on, in a task of its own.
+pub(super) fn open<T: Transport + 'static>(door: Door<T>) -> Entrance {
+    let entrance = Entrance {
+        close: Rc::default(),
+        empty: Rc::default(),
+        closed: Rc::default(),
+    };
+    let (close, empty) = (Rc::clone(&entrance.close), Rc::clone(&entrance.empty));
+    let raised_even_by_a_panic = RaisedAtTheEnd(Rc::clone(&entrance.closed));
     net::spawn(async move {
-        door.accept_until(&stop).await;
+        let _closed = raised_even_by_a_panic;
+        door.accept_until(&close, &empty).await;
         drop(door);
-        tells.raise();
     });
-    done
+    entrance
+}
+
+impl Entrance {
+    /// Accepts no more, takes what the kernel or another shard has already accepted on our behalf, and closes the
+    /// listener.
+    pub(super) async fn close(&self, queue: Queue) {
+        self.empty.set(queue == Queue::Ours);
+        self.close.raise();
+        self.closed.raised().await;
+    }
+}
+
+struct RaisedAtTheEnd(Rc<Signal>);
+
+impl Drop for RaisedAtTheEnd {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
 }
 
 impl<T: Transport + 'static> Door<T> {
-    async fn accept_until(&self, stop: &Signal) {
+    async fn accept_until(&self, stop: &Signal, empties_the_queue: &Cell<bool>) {
         let mut out_of_resources = false;
         while !stop.is_raised() {
             self.take_passed();
@@ -59,14 +102,28 @@ impl<T: Transport + 'static> Door<T> {
             if std::mem::take(&mut out_of_resources) {
                 tracing::warn!("accepting again");
             }
-            let arrives = future::or(self.listener.wait(), self.hearing.rung());
+            let arrives = future::or(self.connects(), self.hearing.rung());
             future::or(arrives, stop.raised()).await;
         }
         self.member.leave();
         self.take_passed();
-        if let Err(error) = self.accept_all() {
+        if empties_the_queue.get()
+            && let Err(error) = self.accept_all()
+        {
             tracing::warn!(%error, "cannot accept; who still waited is refused");
         }
+    }
+
+    /// Waits until somebody may be at one of the listeners.
+    async fn connects(&self) {
+        poll_fn(|cx| {
+            let mut listeners = self.listeners.iter();
+            if listeners.any(|listener| listener.poll_connects(cx).is_ready()) {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     async fn pause(&self) {
@@ -83,8 +140,14 @@ impl<T: Transport + 'static> Door<T> {
 
     /// Accepts connections until there are no more, or no resources to take more.
     fn accept_all(&self) -> io::Result<()> {
+        self.listeners
+            .iter()
+            .try_for_each(|listener| self.accept_all_of(listener))
+    }
+
+    fn accept_all_of(&self, listener: &Listener) -> io::Result<()> {
         loop {
-            match self.listener.accept() {
+            match listener.accept() {
                 Ok(Some(socket)) => match self.member.place(self.timers.now(), socket) {
                     Some(held) => {
                         self.recorder.connection_accepted(Placed::Kept);

@@ -78,7 +78,7 @@ impl Driver {
     clippy::disallowed_methods,
     reason = "the shard itself sleeps here, not one of its tasks"
 )]
-fn sleep(time: Duration) {
+pub(super) fn sleep(time: Duration) {
     thread::sleep(time);
 }
 

@@ -8,7 +8,9 @@ mod balance;
 mod cores;
 mod driver;
 mod epoch;
+mod gates;
 mod observer;
+mod quota;
 mod reload;
 
 use std::cell::{Cell, RefCell};
@@ -24,19 +26,21 @@ use futures_lite::future;
 use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Instant, Timers};
-use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gatherings, Pool, PoolLimits};
+use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gates, Gatherings, Pool, PoolLimits};
 use crate::ingress::{self, Generation, Ingress};
-use crate::net::{Hearing, Listener, Readiness, Signal};
-use crate::orchestration::{self, Hindsight, Orchestrator};
+use crate::net::{self, Hearing, Listener, Readiness};
+use crate::orchestration::{self, Hindsight, Orchestrator, isolate};
 use crate::telemetry::{ConnectionState, EventLog, EventSource, Recorder, Recorders, Roster};
 
-use accept::Door;
+use accept::{Door, Queue};
 use balance::Member;
 use driver::Driver;
+use gates::GateKeeper;
 use observer::PoolObserver;
 
 pub use balance::Balance;
 pub use cores::{CoreError, choose_cores};
+pub use quota::Quotas;
 
 /// glommio registers this much memory for storage I/O, which a shard does not do; it counts against
 /// RLIMIT_MEMLOCK, so 16 shards must fit in 8 MiB.
@@ -55,6 +59,10 @@ const CARE_ROUNDS_PER_SWEEP: u32 = 20;
 /// Rounds of care between two intervals of counts: a quarter of a second.
 const CARE_ROUNDS_PER_INTERVAL: u32 = 5;
 
+/// How long a process that is to end keeps HTTP/1.1 connections that are not used, for the request that their client may
+/// just be sending: several round trips round the globe, and a client that asks once a second.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// All that a shard is made of, checked and resolved beforehand.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
@@ -66,6 +74,8 @@ pub struct Blueprint {
     pub orchestration: orchestration::Options,
     /// Whom to ask.
     pub dsps: Vec<DspOptions>,
+    /// Who may use how much of the DSPs' caps of calls per second.
+    pub quotas: Arc<Quotas>,
     /// How long answers may be left to gather when the shard is busy.
     pub epoch_max: Duration,
     /// How long to wait at the start for DSPs that are not there yet.
@@ -79,12 +89,15 @@ pub struct Blueprint {
 /// Where one shard runs and whom it reports to.
 #[derive(Debug)]
 pub struct Post {
-    /// Which shard, from 0.
-    pub index: usize,
+    /// Which shard, and which start of it.
+    pub seat: Seat,
     /// The core it is pinned to.
     pub core: usize,
-    /// Its own listening socket, see [`crate::net::bind`].
-    pub listener: OwnedFd,
+    /// Its own listening sockets, see [`crate::net::bind`]: one, or more in a process that has taken over those of one
+    /// with more shards.
+    pub listeners: Vec<OwnedFd>,
+    /// Whether it accepts connections before it is ready, or only when it is told to.
+    pub opens: Opens,
     /// Commands to it.
     pub commands: Receiver<Command>,
     /// Events from it.
@@ -95,29 +108,95 @@ pub struct Post {
     pub event_log: Option<EventSource>,
 }
 
+/// Which shard, and which start of it: one that was started again is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// From 0.
+    pub index: usize,
+    /// From 0, by one more each time that it is started again.
+    pub start: u32,
+}
+
+/// When a shard begins to accept connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opens {
+    /// At once: whoever finds the port by himself is served while the shard warms up.
+    AtOnce,
+    /// When it is told [`Command::Open`], because until then somebody else accepts from the same sockets.
+    WhenTold,
+}
+
 /// What a shard can be told.
 #[derive(Debug, Clone)]
 pub enum Command {
+    /// Accept connections from now on.
+    Open,
     /// Go on by another configuration; what is in flight finishes by the one that it met.
     Reload(Arc<Blueprint>),
+    /// A fault on purpose.
+    Rehearse(Fault),
     /// Stop accepting, finish what is in flight, end.
     Drain,
+    /// The same; who waits to be accepted is another process's, which has the same sockets.
+    HandOver,
+}
+
+/// What can be rehearsed on a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A panic outside any request, as a bug would: it is caught, and the shard evacuated.
+    Break,
+    /// A panic that nobody catches.
+    Die,
+    /// The loop stands still for this long.
+    Stall(Duration),
+}
+
+impl Fault {
+    fn happen(self) {
+        match self {
+            Self::Break => net::spawn(async { rehearsed_panic() }),
+            Self::Die => drop(glommio::spawn_local(async { rehearsed_panic() }).detach()),
+            Self::Stall(time) => driver::sleep(time),
+        }
+    }
+}
+
+#[expect(clippy::panic, reason = "this is what it is for")]
+fn rehearsed_panic() {
+    panic!("a rehearsal: a panic outside any request");
 }
 
 /// What a shard has to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// It accepts connections, and those to DSPs are there as far as DSPs are.
-    Ready(usize),
+    /// Connections to DSPs are there, as far as DSPs are, and it accepts those of SSPs, or waits to be told to.
+    Ready(Seat),
+    /// It accepts connections, as [`Command::Open`] told it.
+    Open(Seat),
     /// New bid requests meet the configuration of this generation: since it is ready, or after a reload.
     Serves {
         /// Which shard.
-        shard: usize,
+        seat: Seat,
         /// See [`Blueprint::generation`].
         generation: u64,
     },
+    /// Something outside any request has panicked. It accepts no more and finishes what is in flight: another may be
+    /// started in its place.
+    Broken(Seat),
     /// It is gone: drained, failed or panicked. Its thread can be joined.
-    Ended(usize),
+    Ended(Seat),
+}
+
+impl Event {
+    /// Whose word it is.
+    #[must_use]
+    pub fn seat(self) -> Seat {
+        match self {
+            Self::Ready(seat) | Self::Open(seat) | Self::Broken(seat) | Self::Ended(seat) => seat,
+            Self::Serves { seat, .. } => seat,
+        }
+    }
 }
 
 /// A running shard; joining it tells how it ended. It may be that its executor could not be made: io_uring is not
@@ -131,56 +210,95 @@ pub type Handle = JoinHandle<io::Result<()>>;
 pub fn spawn(blueprint: Arc<Blueprint>, post: Post, recorders: &Recorders) -> io::Result<Handle> {
     let recorders = recorders.clone();
     let last_word = LastWord {
-        index: post.index,
+        seat: post.seat,
         events: post.events.clone(),
         balance: Arc::clone(&post.balance),
     };
-    on_thread(post.core, last_word, move || async move {
-        run(&blueprint, post, &recorders).await
+    on_thread(post.core, last_word, move |has_left| async move {
+        run(&blueprint, post, &recorders, &has_left).await
     })
 }
 
-/// Runs `main` on an executor of its own. The last word is the thread's and not one of its tasks': when one of them
-/// panics the executor is gone, but not the others, as each holds the timers that hold its waker.
+/// Whether a shard has left the table of [`Balance`] already: then its row is another's.
+type HasLeft = Rc<Cell<bool>>;
+
+/// Runs `main` on an executor of its own. The last word is the thread's and not one of its tasks': when the executor
+/// panics it is gone, but its tasks are not, as each holds the timers that hold its waker.
 fn on_thread<F>(
     core: usize,
     last_word: LastWord,
-    main: impl FnOnce() -> F + Send + 'static,
+    main: impl FnOnce(HasLeft) -> F + Send + 'static,
 ) -> io::Result<Handle>
 where
     F: Future<Output = io::Result<()>>,
 {
     thread::Builder::new()
-        .name(format!("shard-{}", last_word.index))
+        .name(format!("shard-{}", last_word.seat.index))
         .spawn(move || {
-            let _said_at_the_end = last_word;
+            let has_left = HasLeft::default();
+            let _said_at_the_end = Said {
+                word: last_word,
+                has_left: Rc::clone(&has_left),
+            };
             LocalExecutorBuilder::new(Placement::Fixed(core))
                 .io_memory(IO_MEMORY_BYTES)
                 .make()
                 .map_err(|error| io::Error::other(error.to_string()))?
-                .run(main())
+                .run(main(has_left))
         })
 }
 
-/// Said when a shard's thread ends, however it went.
+/// What is said when a shard's thread ends, however it went.
 struct LastWord {
-    index: usize,
+    seat: Seat,
     events: Sender<Event>,
     balance: Arc<Balance>,
 }
 
-impl Drop for LastWord {
+/// Says it, after closing what tasks have left open: nobody is there to answer.
+struct Said {
+    word: LastWord,
+    has_left: HasLeft,
+}
+
+impl Drop for Said {
     fn drop(&mut self) {
-        self.balance.leave(self.index);
+        let LastWord {
+            seat,
+            events,
+            balance,
+        } = &self.word;
+        let left_open = net::close_all();
+        if thread::panicking() {
+            tracing::error!(
+                shard = seat.index,
+                sockets = left_open,
+                "the shard is gone; its connections are closed"
+            );
+        }
+        if !self.has_left.get() {
+            balance.leave(seat.index);
+        }
         // Nobody listens any more when the process is ending anyway.
-        let _gone = self.events.send(Event::Ended(self.index));
+        let _gone = events.send(Event::Ended(*seat));
     }
 }
 
-async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Result<()> {
+/// Why a shard comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Drain,
+    HandOver,
+    /// Something outside any request has panicked.
+    Broken,
+}
+
+async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders, has_left: &HasLeft) -> io::Result<()> {
+    let seat = post.seat;
+    let broken = net::panicked();
     let names = blueprint.dsps.iter().map(|dsp| dsp.name.clone()).collect();
     let roster = Arc::new(Roster::new(names, blueprint.orchestration.currency.as_str()));
-    let recorder = Rc::new(recorders.recorder(post.index, &roster));
+    let recorder = Rc::new(recorders.recorder(seat.index, &roster));
     recorder.config_generation(blueprint.generation);
     let readiness = Rc::new(Readiness::new()?);
     let alarm = Rc::clone(&readiness);
@@ -189,7 +307,15 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Re
         .event_log
         .map(|source| Rc::new(source.event_log(unix_ahead_ns())));
     let pool = pool(blueprint, &readiness, &recorder);
-    let ingress = ingress(blueprint, &pool, &timers, &recorder, event_log.clone());
+    let keeper = GateKeeper::new(
+        post.seat.index,
+        &DspSet::from(&*blueprint.dsps),
+        &blueprint.quotas,
+        &recorder,
+        timers.now(),
+    );
+    let gates = keeper.gates();
+    let ingress = ingress(blueprint, &pool, gates, &timers, &recorder, event_log.clone());
 
     let epoch_max = Rc::new(Cell::new(blueprint.epoch_max));
     let driver = Driver {
@@ -199,9 +325,12 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Re
         recorder: Rc::clone(&recorder),
         epoch_max: Rc::clone(&epoch_max),
     };
-    let member = Rc::new(post.balance.join(post.index, blueprint.balance, timers.now()));
+    let member = Rc::new(post.balance.join(seat.index, blueprint.balance, timers.now()));
+    let listeners = post.listeners.into_iter();
     let door = Door {
-        listener: Listener::new(post.listener, &readiness)?,
+        listeners: listeners
+            .map(|listener| Listener::new(listener, &readiness))
+            .collect::<io::Result<_>>()?,
         hearing: Hearing::new(member.bell(), &readiness)?,
         member: Rc::clone(&member),
         ingress: Rc::clone(&ingress),
@@ -215,6 +344,7 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Re
         gatherings: pool.gatherings,
         observer: pool.observer,
         event_log,
+        keeper,
         member,
         epoch_max,
         drain: Cell::new(blueprint.drain),
@@ -228,38 +358,83 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders) -> io::Re
         counts: RefCell::default(),
     };
     let serving = async {
-        let stop_accepting = Rc::new(Signal::default());
-        let accepting = accept::start(door, &stop_accepting);
-        // Whoever finds the port by himself is served meanwhile.
-        let all: Vec<_> = care.current_dsps().iter().map(|(id, _)| id).collect();
-        care.warm_up(&all, blueprint.warm_up_max, &post.commands).await;
+        let mut closed = Some(door);
+        let mut entrance = None;
+        let mut open = || {
+            if let Some(door) = closed.take() {
+                entrance = Some(accept::open(door));
+            }
+        };
+        if post.opens == Opens::AtOnce {
+            open();
+        }
         let say = |event| {
             // Nobody listens any more when the process is ending anyway.
             let _unheard = post.events.send(event);
         };
-        let serves = |generation| Event::Serves {
-            shard: post.index,
-            generation,
-        };
-        say(Event::Ready(post.index));
-        say(serves(blueprint.generation));
-        loop {
-            match post.commands.try_recv() {
-                Ok(Command::Reload(blueprint)) => {
-                    if care.reload(&blueprint, &post.commands).await {
-                        say(serves(blueprint.generation));
+        let serves = |generation| Event::Serves { seat, generation };
+        let told = isolate(async {
+            let all: Vec<_> = care.current_dsps().iter().map(|(id, _)| id).collect();
+            care.warm_up(&all, blueprint.warm_up_max, &post.commands).await;
+            say(Event::Ready(seat));
+            say(serves(blueprint.generation));
+            loop {
+                match post.commands.try_recv() {
+                    Ok(Command::Open) => {
+                        open();
+                        say(Event::Open(seat));
                     }
+                    Ok(Command::Reload(blueprint)) => {
+                        if care.reload(&blueprint, &post.commands).await {
+                            say(serves(blueprint.generation));
+                        }
+                    }
+                    Ok(Command::Rehearse(fault)) => fault.happen(),
+                    Ok(Command::HandOver) => return End::HandOver,
+                    // Without a supervisor there is no point in going on.
+                    Ok(Command::Drain) | Err(TryRecvError::Disconnected) => return End::Drain,
+                    Err(TryRecvError::Empty) => care.round().await,
                 }
-                Err(TryRecvError::Empty) => care.round().await,
-                Ok(Command::Drain) | Err(TryRecvError::Disconnected) => break,
             }
+        });
+        let breaks = async {
+            broken.raised().await;
+            Ok(End::Broken)
+        };
+        let end = future::or(told, breaks).await.unwrap_or(End::Broken);
+        if let Some(entrance) = entrance {
+            let queue = match end {
+                End::Drain => Queue::Ours,
+                End::HandOver | End::Broken => Queue::TheirsToo,
+            };
+            entrance.close(queue).await;
         }
-        stop_accepting.raise();
-        accepting.raised().await;
-        care.finish().await;
+        // Closing the door does it, if that was open and has not broken.
+        care.member.leave();
+        has_left.set(true);
+        if end == End::Broken {
+            broken.raise();
+            tracing::error!(
+                shard = seat.index,
+                "something outside a request has panicked: the shard finishes what is in flight and ends"
+            );
+            say(Event::Broken(seat));
+        }
+        care.finish(end).await;
         Ok(())
     };
-    let driving = async { driver.run().await.map(|never| match never {}) };
+    let driving = async {
+        loop {
+            match isolate(driver.run()).await {
+                Ok(failed) => return failed.map(|never| match never {}),
+                Err(panicked) if broken.is_raised() => {
+                    return Err(io::Error::other(format!("while ending: {panicked}")));
+                }
+                // What was wrong may not be met again, and there is what is in flight to finish.
+                Err(_said_by_the_panic_hook) => broken.raise(),
+            }
+        }
+    };
     future::or(serving, driving).await
 }
 
@@ -293,6 +468,7 @@ fn pool(blueprint: &Blueprint, readiness: &Rc<Readiness>, recorder: &Rc<Recorder
 fn ingress(
     blueprint: &Blueprint,
     pool: &Connected,
+    gates: &Rc<Gates>,
     timers: &Rc<Timers>,
     recorder: &Rc<Recorder>,
     event_log: Option<Rc<EventLog>>,
@@ -302,7 +478,8 @@ fn ingress(
         Rc::clone(&pool.pool),
         Rc::clone(&pool.gatherings),
         Rc::clone(timers),
-    );
+    )
+    .behind(Rc::clone(gates));
     let options = blueprint.orchestration.clone();
     let orchestrator = Orchestrator::new(options, fanout, Rc::clone(timers), Rc::clone(recorder))
         .with_hindsight(Rc::clone(&pool.hindsight))
@@ -320,6 +497,15 @@ fn unix_ahead_ns() -> u64 {
     nanos(clock::since_unix_epoch()).saturating_sub(clock::now().as_nanos())
 }
 
+/// For how long of the time for draining a connection without a request is kept. A shard or a process that another has
+/// taken the place of keeps nobody waiting.
+fn last_call(limit: Duration, end: End) -> Duration {
+    match end {
+        End::Drain => LAST_CALL.min(limit / 2),
+        End::HandOver | End::Broken => limit * 9 / 10,
+    }
+}
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -331,6 +517,7 @@ struct Care {
     gatherings: Rc<Gatherings>,
     observer: Rc<PoolObserver>,
     event_log: Option<Rc<EventLog>>,
+    keeper: GateKeeper,
     member: Rc<Member>,
     epoch_max: Rc<Cell<Duration>>,
     /// How long what is in flight may take to finish when draining.
@@ -379,12 +566,13 @@ impl Care {
     fn look_after_what_is_due(&self) {
         if !self.is_draining.get() {
             self.pool.warm(self.timers.now());
+            self.member.say(self.timers.now(), self.ingress.load().in_flight);
         }
         self.let_go();
         let round = self.rounds.get().wrapping_add(1);
         self.rounds.set(round);
         self.ingress.generation().orchestrator().look_back();
-        self.member.say(self.timers.now(), self.ingress.load().in_flight);
+        self.keeper.settle(self.timers.now());
         if round.is_multiple_of(CARE_ROUNDS_PER_SWEEP) {
             self.pool.sweep(self.timers.now());
         }
@@ -398,11 +586,16 @@ impl Care {
     }
 
     /// Lets what is in flight finish, for as long as it may take.
-    async fn finish(&self) {
+    async fn finish(&self, end: End) {
         self.is_draining.set(true);
         self.ingress.drain();
-        let deadline = self.timers.now().after(self.drain.get());
+        let (began, limit) = (self.timers.now(), self.drain.get());
+        let deadline = began.after(limit);
+        let last_call = began.after(last_call(limit, end));
         while self.ingress.load().connections > 0 && self.timers.now() < deadline {
+            if self.timers.now() >= last_call {
+                self.ingress.end_last_call();
+            }
             self.round().await;
         }
         let left = self.ingress.load();
@@ -439,6 +632,7 @@ impl Care {
     }
 
     fn gauges(&self) {
+        self.keeper.tell();
         let load = self.ingress.load();
         self.recorder.in_flight(load.in_flight as u64);
         self.recorder.memory(load.memory_bytes as u64);
@@ -465,50 +659,99 @@ impl Care {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
     use crossbeam::channel::unbounded;
 
     use super::*;
-    use crate::net;
+    use crate::net::HyperStream;
+
+    const SEAT: Seat = Seat { index: 0, start: 0 };
 
     fn last_word() -> (LastWord, Receiver<Event>, Member) {
         let (events, said) = unbounded();
         let balance = Balance::new(1).unwrap();
         let member = balance.join(0, true, clock::now());
         let word = LastWord {
-            index: 0,
+            seat: SEAT,
             events,
             balance,
         };
         (word, said, member)
     }
 
+    /// As a shard does, and holding what its own waker is in.
+    async fn sleep_for_ever(timers: Rc<Timers>) {
+        loop {
+            timers
+                .sleep_until(timers.now().after(Duration::from_secs(1)))
+                .await;
+        }
+    }
+
     #[test]
-    fn a_panic_of_any_task_ends_the_shard_and_is_told() {
+    fn a_panic_that_nobody_catches_ends_the_shard_closes_what_it_had_and_is_told() {
         let (last_word, said, member) = last_word();
         let core = choose_cores(None, &[]).unwrap()[0];
-        let handle = on_thread(core, last_word, || async {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ssp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let near = listener.accept().unwrap().0;
+        let handle = on_thread(core, last_word, move |_has_left| async {
             let readiness = Rc::new(Readiness::new()?);
             let alarm = Rc::clone(&readiness);
             let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
-            net::spawn(async { panic!("as a bug would") });
-            // As a shard does, and holding what its own waker is in.
-            loop {
-                timers
-                    .sleep_until(timers.now().after(Duration::from_secs(1)))
-                    .await;
-            }
+            // Never dropped: it holds the timers, which hold its waker.
+            let (sleeps, stream) = (Rc::clone(&timers), HyperStream::new(near.into(), &readiness)?);
+            net::spawn(async move {
+                let _held = stream;
+                sleep_for_ever(sleeps).await;
+            });
+            glommio::spawn_local(async { panic!("as a bug in what catches them would") }).detach();
+            sleep_for_ever(timers).await;
+            Ok(())
         });
         let ended = said.recv_timeout(Duration::from_secs(20));
-        assert_eq!(ended, Ok(Event::Ended(0)));
+        assert_eq!(ended, Ok(Event::Ended(SEAT)));
         assert!(handle.unwrap().join().is_err());
         assert!(!member.is_open(), "nobody passes it anything any more");
+        ssp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        assert!(matches!(ssp.read(&mut [0]), Ok(0)), "its SSP is told");
     }
 
     #[test]
     fn so_is_that_a_shard_cannot_start() {
         let (last_word, said, _member) = last_word();
-        let handle = on_thread(1 << 20, last_word, || async { Ok(()) });
-        assert_eq!(said.recv_timeout(Duration::from_secs(20)), Ok(Event::Ended(0)));
+        let handle = on_thread(1 << 20, last_word, |_has_left| async { Ok(()) });
+        assert_eq!(said.recv_timeout(Duration::from_secs(20)), Ok(Event::Ended(SEAT)));
         assert!(handle.unwrap().join().unwrap().is_err());
+    }
+
+    #[test]
+    fn one_that_has_left_leaves_the_row_to_the_next() {
+        let (last_word, said, _member) = last_word();
+        let balance = Arc::clone(&last_word.balance);
+        let core = choose_cores(None, &[]).unwrap()[0];
+        let handle = on_thread(core, last_word, |has_left| async move {
+            has_left.set(true);
+            Ok(())
+        });
+        let next = balance.join(0, true, clock::now());
+        assert!(said.recv_timeout(Duration::from_secs(20)).is_ok());
+        assert!(handle.unwrap().join().unwrap().is_ok());
+        assert!(next.is_open());
+    }
+
+    #[test]
+    fn last_call() {
+        let check = |limit_ms, end, expected_ms| {
+            let call = super::last_call(Duration::from_millis(limit_ms), end);
+            assert_eq!(call, Duration::from_millis(expected_ms), "{limit_ms} {end:?}");
+        };
+        check(5_000, End::Drain, 1_000);
+        check(300, End::Drain, 150);
+        check(0, End::Drain, 0);
+        check(5_000, End::HandOver, 4_500);
+        check(5_000, End::Broken, 4_500);
     }
 }

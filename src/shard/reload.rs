@@ -75,12 +75,14 @@ impl Care {
         self.epoch_max.set(blueprint.epoch_max);
         self.drain.set(blueprint.drain);
         self.member.may_pass(blueprint.balance);
+        self.keeper.meet(&dsps, &blueprint.quotas, self.timers.now());
         let fanout = Fanout::new(
             dsps,
             Rc::clone(&self.pool),
             Rc::clone(&self.gatherings),
             Rc::clone(&self.timers),
-        );
+        )
+        .behind(Rc::clone(self.keeper.gates()));
         let current = self.ingress.generation();
         let orchestrator = current
             .orchestrator()

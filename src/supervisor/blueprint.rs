@@ -8,13 +8,16 @@ use super::Prepared;
 use crate::auction::{FloorRule, Rules};
 use crate::config::{self, Config, NoBidAnswer, Shards, ShedStatus};
 use crate::control::FileOptions;
-use crate::fanout::{DspOptions, EndpointError, Protocol, Target};
+use crate::fanout::{
+    BreakerOptions, DspOptions, EndpointError, GateOptions, PatienceOptions, Protocol, Target,
+};
 use crate::ingress::{self, Limits, QueueLimits};
 use crate::money::{Cpm, Currency, RateTable, rates::RateError};
 use crate::net::tls::{Roots, TlsOptions};
 use crate::openrtb::Validation;
-use crate::orchestration;
-use crate::shard::{Blueprint, CoreError, choose_cores};
+use crate::orchestration::{self, Rehearsal};
+use crate::shard::{Blueprint, CoreError, Quotas, choose_cores};
+use crate::telemetry::Stage;
 
 /// One thing that stands in the way of starting, though the configuration is well-formed.
 #[derive(Debug, thiserror::Error)]
@@ -37,14 +40,6 @@ pub enum StartError {
         dsp: String,
         /// What is wrong.
         source: std::io::Error,
-    },
-    /// A DSP wants what is not built.
-    #[error("dsp {dsp}: {what} is not built yet")]
-    Unsupported {
-        /// Its name.
-        dsp: String,
-        /// What it wants.
-        what: &'static str,
     },
     /// A currency or rate.
     #[error("auction.{key}: {message}")]
@@ -154,7 +149,9 @@ pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Pre
             },
             validation,
             writes_no_bid: config.response().no_bid == NoBidAnswer::WithReason,
+            rehearsal: config.rehearsal().and_then(rehearsal),
         },
+        quotas: Arc::new(Quotas::new(&dsps, cores.len())),
         dsps,
         epoch_max: config.fanout().epoch_max,
         warm_up_max: config.fanout().warm_up_max,
@@ -167,6 +164,9 @@ pub(super) fn prepare(config: &Config, before: Option<&Blueprint>) -> Result<Pre
         listen: server.listen,
         admin: server.admin,
         config: config.clone(),
+        restarts: (server.restarts_max, server.restarts_period),
+        drain_delay: server.drain_delay,
+        handover_max: server.handover_max,
         hlog: config.telemetry().hlog.clone().map(file_options),
         events: config.events().clone().map(|events| super::EventsOptions {
             file: file_options(events.file),
@@ -183,6 +183,17 @@ fn file_options(file: config::FileOptions) -> FileOptions {
     }
 }
 
+fn rehearsal(options: config::RehearsalOptions) -> Option<Rehearsal> {
+    let stage = Stage::ALL
+        .into_iter()
+        .find(|stage| stage.label() == options.panic_stage)?;
+    (options.panics_per_million > 0).then_some(Rehearsal {
+        stage,
+        per_million: options.panics_per_million,
+        seed: options.seed,
+    })
+}
+
 fn dsp_options(
     dsp: &config::DspOptions,
     config: &Config,
@@ -190,13 +201,6 @@ fn dsp_options(
     system_roots: &SystemRoots,
     note: &mut impl FnMut(StartError),
 ) -> Option<DspOptions> {
-    if dsp.qps.is_some() {
-        note(StartError::Unsupported {
-            dsp: dsp.name.clone(),
-            what: "qps",
-        });
-        return None;
-    }
     let protocol = match dsp.protocol {
         config::Protocol::H1 => Protocol::Http1,
         config::Protocol::H2 => Protocol::Http2,
@@ -219,11 +223,13 @@ fn dsp_options(
         target,
         protocol,
         tls,
-        timeout: dsp.timeout,
+        // What it can have at most: what is to be thought of a DSP that does not answer depends on it.
+        timeout: dsp.timeout.min(config.auction().deadline),
         connections_max: dsp.max_connections,
         connections_warm: dsp.warm_connections,
         gzip: dsp.gzip,
         response_bytes_max: config.server().max_response_bytes,
+        gate: gate(config, dsp),
     })
 }
 
@@ -246,6 +252,29 @@ fn target(dsp: &config::DspOptions, before: Option<&Blueprint>) -> Result<Target
             Ok(at(address))
         }
         (resolved, _) => resolved,
+    }
+}
+
+fn gate(config: &Config, dsp: &config::DspOptions) -> GateOptions {
+    let breaker = config.breaker();
+    let adaptive = config.adaptive_timeout();
+    GateOptions {
+        breaker: (breaker.enabled && dsp.breaker).then_some(BreakerOptions {
+            consecutive_failures: breaker.consecutive_failures,
+            failure_percent: breaker.failure_percent,
+            window: breaker.window,
+            calls_min: breaker.window_calls_min,
+            open_min: breaker.open_min,
+            open_max: breaker.open_max,
+            probe_percent: breaker.probe_percent,
+            probes: breaker.probes,
+        }),
+        qps: dsp.qps,
+        patience: dsp.adaptive_timeout.then_some(PatienceOptions {
+            lost_percent: adaptive.lost_percent,
+            explore_percent: adaptive.explore_percent,
+            calls_enough: PatienceOptions::CALLS_ENOUGH,
+        }),
     }
 }
 

@@ -154,7 +154,10 @@ impl Supervisor {
             hash: format!("{hash:016x}"),
             changes: changes.iter().map(ToString::to_string).collect(),
         };
+        let (restarts_max, period) = prepared.restarts;
+        self.fleet.limit_restarts(restarts_max, period);
         self.reloads.current = Arc::new(prepared);
+        self.tell_of_rehearsal();
         let shards = (0..self.shards.len()).collect();
         let limit = self.blueprint.warm_up_max + APPLYING_GRACE;
         self.reloads

@@ -70,17 +70,17 @@ pub(super) struct Second {
 pub(super) struct DspSecond {
     /// Calls that ended, those that were not made among them.
     pub(super) calls: u64,
-    /// Those of them that brought neither a bid nor a no.
+    /// Those of them that brought neither a bid nor a no, but for those that were not waited for.
     pub(super) failed: u64,
 }
 
 impl DspSecond {
     pub(super) fn of<D>(tally: &DspTally<D>) -> Self {
-        let answered = tally.calls.get(DspOutcome::Bid) + tally.calls.get(DspOutcome::NoBid);
+        let fine = [DspOutcome::Bid, DspOutcome::NoBid, DspOutcome::Cut];
         let calls = tally.calls.sum();
         Self {
             calls,
-            failed: calls - answered,
+            failed: calls - fine.map(|outcome| tally.calls.get(outcome)).iter().sum::<u64>(),
         }
     }
 }

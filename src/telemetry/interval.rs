@@ -7,8 +7,9 @@ use crossbeam::channel::Sender;
 
 use super::distribution::{Distribution, Sparse, Values};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspOutcome, HandshakeOutcome, Http,
-    LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause, StatusCounts,
+    BidResult, BreakerState, CodeCounts, ConnectionEnd, ConnectionState, Counts, DspFault, DspOutcome,
+    HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed, Rounded, ShedReason, Stage, StallCause,
+    StatusCounts,
 };
 use super::recorder::Roster;
 
@@ -17,7 +18,8 @@ pub(super) struct Interval {
     pub(super) shard: usize,
     pub(super) roster: Arc<Roster>,
     /// Where to send it back to. Kept inside, so that the receiver need not know who is alive.
-    pub(super) home: Sender<Box<Interval>>,
+    /// Only while it travels: one that lies in the channel with a sender to it would keep both for ever.
+    pub(super) home: Option<Sender<Box<Interval>>>,
     pub(super) tally: Tally,
     /// By the roster's index.
     pub(super) dsps: Vec<DspTally>,
@@ -29,11 +31,11 @@ pub(super) struct Interval {
 }
 
 impl Interval {
-    pub(super) fn new(shard: usize, roster: &Arc<Roster>, home: Sender<Box<Interval>>) -> Box<Self> {
+    pub(super) fn new(shard: usize, roster: &Arc<Roster>) -> Box<Self> {
         Box::new(Self {
             shard,
             roster: Arc::clone(roster),
-            home,
+            home: None,
             tally: Tally::default(),
             dsps: roster.dsps().map(|_| DspTally::default()).collect(),
             late_revenue: vec![LateRevenue::default(); roster.dsps().len()],
@@ -151,9 +153,12 @@ pub(super) struct DspTally<D = Distribution> {
     pub(super) late_won: Counts<{ LongerBy::ALL.len() }>,
     pub(super) bids: Counts<{ BidResult::ALL.len() }>,
     pub(super) non_bids: CodeCounts,
+    pub(super) faults: Counts<{ DspFault::ALL.len() }>,
     pub(super) handshakes: Counts<{ HandshakeOutcome::ALL.len() }>,
     /// Of handshakes that came to a session.
     pub(super) handshake: D,
+    /// By the state that its breakers came to.
+    pub(super) breaker_changes: BreakerCounts,
 }
 
 impl DspTally {
@@ -165,8 +170,10 @@ impl DspTally {
         self.late_won.merge(&other.late_won);
         self.bids.merge(&other.bids);
         self.non_bids.merge(&other.non_bids);
+        self.faults.merge(&other.faults);
         self.handshakes.merge(&other.handshakes);
         self.handshake.merge(&other.handshake);
+        self.breaker_changes.merge(&other.breaker_changes);
     }
 
     pub(super) fn clear(&mut self) {
@@ -177,8 +184,10 @@ impl DspTally {
         self.late_won = Counts::default();
         self.bids = Counts::default();
         self.non_bids = CodeCounts::default();
+        self.faults = Counts::default();
         self.handshakes = Counts::default();
         self.handshake.clear();
+        self.breaker_changes = Counts::default();
     }
 
     pub(super) fn sparse(&self) -> DspTally<Sparse> {
@@ -190,8 +199,10 @@ impl DspTally {
             late_won: self.late_won,
             bids: self.bids,
             non_bids: self.non_bids,
+            faults: self.faults,
             handshakes: self.handshakes,
             handshake: self.handshake.sparse(),
+            breaker_changes: self.breaker_changes,
         }
     }
 }
@@ -206,8 +217,10 @@ impl Default for DspTally {
             late_won: Counts::default(),
             bids: Counts::default(),
             non_bids: CodeCounts::default(),
+            faults: Counts::default(),
             handshakes: Counts::default(),
             handshake: Distribution::of_handshake(),
+            breaker_changes: Counts::default(),
         }
     }
 }
@@ -278,6 +291,9 @@ impl Default for LoopTally {
 /// Connections by what they are doing.
 pub(super) type ConnectionCounts = Counts<{ ConnectionState::ALL.len() }>;
 
+/// Breakers by their state.
+pub(super) type BreakerCounts = Counts<{ BreakerState::ALL.len() }>;
+
 /// What is true of a shard now, as opposed to what has happened on it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gauges {
@@ -287,6 +303,17 @@ pub(super) struct Gauges {
     pub(super) ssp_connections: ConnectionCounts,
     /// By the roster's index.
     pub(super) dsp_connections: Vec<ConnectionCounts>,
+    /// By the roster's index.
+    pub(super) gates: Vec<GateGauges>,
+}
+
+/// What is true of one shard's gate to a DSP.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct GateGauges {
+    /// The one breaker in its state, or none.
+    pub(super) breaker: BreakerCounts,
+    /// Thousandths of a call per second, where there is a cap.
+    pub(super) milli_qps: Option<u64>,
 }
 
 impl Gauges {
@@ -297,6 +324,7 @@ impl Gauges {
             memory_bytes: 0,
             ssp_connections: Counts::default(),
             dsp_connections: vec![Counts::default(); dsps],
+            gates: vec![GateGauges::default(); dsps],
         }
     }
 
@@ -307,13 +335,17 @@ impl Gauges {
         self.memory_bytes = other.memory_bytes;
         self.ssp_connections = other.ssp_connections;
         self.dsp_connections.copy_from_slice(&other.dsp_connections);
+        self.gates.copy_from_slice(&other.gates);
     }
 
     /// The same from another roster, for the indices that both have.
     pub(super) fn go_on_from(&mut self, other: &Self) {
         let dsp_connections = std::mem::take(&mut self.dsp_connections);
+        // Of the gates the shard tells anew.
+        let gates = std::mem::take(&mut self.gates);
         *self = Self {
             dsp_connections,
+            gates,
             ..other.clone()
         };
         for (mine, theirs) in self.dsp_connections.iter_mut().zip(&other.dsp_connections) {

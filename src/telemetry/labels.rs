@@ -65,6 +65,28 @@ label_values! {
 }
 
 label_values! {
+    /// A fault that was brought about on purpose (`POST /rehearse`).
+    Rehearsed {
+        /// A panic outside any request: the shard is replaced while it finishes what it has in flight.
+        Break = "break",
+        /// A panic that nobody catches: the shard is gone with what it has in flight.
+        Die = "die",
+        /// The shard's loop stands still.
+        Stall = "stall",
+    }
+}
+
+label_values! {
+    /// How a handover to a new process ended.
+    HandoverResult {
+        /// The new process has taken over; the count goes on in it.
+        Done = "done",
+        /// This process goes on: the new one did not start, or was not ready in time.
+        Failed = "failed",
+    }
+}
+
+label_values! {
     /// How one call to one DSP ended. Every call ends in exactly one of these.
     DspOutcome {
         /// Answered with at least one bid.
@@ -77,10 +99,48 @@ label_values! {
         Error = "error",
         /// Answered with something that is not a valid bid response.
         Invalid = "invalid",
-        /// Not called: every connection to it was busy.
+        /// Not called: every connection to it was busy, or it has had its calls per second.
         Throttled = "throttled",
         /// Not called: its breaker is open.
         OpenBreaker = "open_breaker",
+        /// Not waited for: its answers hardly ever matter so late.
+        Cut = "cut",
+    }
+}
+
+label_values! {
+    /// What a DSP's breaker on one shard lets through.
+    BreakerState {
+        /// Every call.
+        Closed = "closed",
+        /// No call.
+        Open = "open",
+        /// A few calls, to see whether it works again.
+        HalfOpen = "half_open",
+    }
+}
+
+label_values! {
+    /// What was wrong with a call to a DSP that ended in `error` or `invalid`.
+    DspFault {
+        /// No connection could be made.
+        Unreachable = "unreachable",
+        /// The connection was lost before the answer was whole.
+        Lost = "lost",
+        /// An HTTP status that is none of a bid response's; redirects are not followed.
+        Status = "status",
+        /// What came is not HTTP, or could be read in two ways.
+        Protocol = "protocol",
+        /// The answer is longer than `server.max_response_bytes`, on the wire or unpacked.
+        TooLarge = "too_large",
+        /// Its encoding was not asked for, or is damaged.
+        Encoding = "encoding",
+        /// Its body is not a bid response.
+        Unreadable = "unreadable",
+        /// It answers another bid request: its id is another.
+        WrongId = "wrong_id",
+        /// None of its bids can be used: no such imp, no price, a currency without a rate.
+        NoUsableBid = "no_usable_bid",
     }
 }
 
@@ -331,7 +391,8 @@ label_values! {
         Degraded = "degraded",
         /// At least 1 in 5 calls fails.
         Failing = "failing",
-        /// At least half of the calls that were due were not made: no free connection, or its breaker is open.
+        /// At least half of the calls that were due were not made: no free connection, or its breaker is open. Those above
+        /// its cap of calls per second do not count.
         NotAsked = "not_asked",
         /// Too few calls to judge by.
         Quiet = "quiet",

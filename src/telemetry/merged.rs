@@ -9,7 +9,7 @@ use histogram_files::percentile_file;
 
 use super::counted::Counted;
 use super::history::{History, Span};
-use super::interval::{ConnectionCounts, Gauges, Interval};
+use super::interval::{BreakerCounts, ConnectionCounts, Gauges, Interval};
 use super::labels::{ConnectionState, PanicLayer, Stage};
 use super::recorder::{ProcessCounters, Roster};
 
@@ -69,9 +69,9 @@ impl Merged {
         while let Ok(mut interval) = self.inbox.try_recv() {
             self.add(&interval);
             interval.clear();
-            let home = interval.home.clone();
+            let home = interval.home.take();
             // A shard that has ended takes nothing back: then the interval is dropped here.
-            let _ = home.try_send(interval);
+            let _ = home.map(|home| home.try_send(interval));
             collected += 1;
         }
         collected
@@ -210,8 +210,30 @@ impl Merged {
             .map(|(&shard, (_, gauges))| (shard, gauges.config_generation))
     }
 
-    pub(super) fn process(&self) -> &ProcessCounters {
+    /// What is counted outside any shard.
+    pub fn process(&self) -> &ProcessCounters {
         &self.process
+    }
+
+    /// How many shards' breakers are in each state, by the name of a DSP that is configured and has any.
+    pub(super) fn dsp_breakers(&self) -> BTreeMap<&str, BreakerCounts> {
+        let mut sums = BTreeMap::<_, BreakerCounts>::new();
+        for (roster, gauges) in self.shards.values() {
+            for (name, gate) in roster.asked_with(&gauges.gates) {
+                if gate.breaker.sum() > 0 {
+                    sums.entry(name).or_default().merge(&gate.breaker);
+                }
+            }
+        }
+        sums
+    }
+
+    /// Each shard's share of each cap of calls per second, in thousandths of a call.
+    pub(super) fn dsp_rates(&self) -> impl Iterator<Item = (&str, usize, u64)> {
+        self.shards.iter().flat_map(|(&shard, (roster, gauges))| {
+            let gates = roster.asked_with(&gauges.gates);
+            gates.filter_map(move |(name, gate)| Some((name, shard, gate.milli_qps?)))
+        })
     }
 
     fn add(&mut self, interval: &Interval) {
@@ -253,8 +275,8 @@ mod tests {
 
     use super::super::distribution::Distribution;
     use super::super::labels::{
-        BidResult, ConnectionEnd, ConnectionState, DspOutcome, HandshakeOutcome, Http, LateFound, LongerBy,
-        Placed, ShedReason,
+        BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, HandshakeOutcome,
+        Http, LateFound, LongerBy, Placed, ShedReason,
     };
     use super::super::recorder::{Recorder, Recorders, Seat, channel};
     use super::*;
@@ -275,7 +297,7 @@ mod tests {
             recorder.stage(stage, n * 977 * index);
         }
         recorder.request(if n.is_multiple_of(5) { 200 } else { 204 });
-        recorder.dsp_call(dsp, DspOutcome::ALL[usize::try_from(n % 7).unwrap()], n * 10_007);
+        recorder.dsp_call(dsp, DspOutcome::ALL[usize::try_from(n % 8).unwrap()], n * 10_007);
         recorder.dsp_late(dsp, n * 501);
         let longer = LongerBy::of(n * 501_000, n.is_multiple_of(11));
         recorder.dsp_late_answer(dsp, LateFound::ALL[usize::try_from(n % 5).unwrap()], longer);
@@ -283,11 +305,13 @@ mod tests {
         recorder.bid(dsp, BidResult::Lost);
         recorder.loss(u16::try_from(100 + n % 4).unwrap());
         recorder.non_bid(dsp, 101);
+        recorder.dsp_fault(dsp, DspFault::Status);
         recorder.dsp_handshake(
             dsp,
             HandshakeOutcome::ALL[usize::try_from(n % 7).unwrap()],
             n * 20_011,
         );
+        recorder.breaker_changed(dsp, BreakerState::Open, n % 2);
         recorder.clearing_price("USD", n * 1_003);
         recorder.shed(ShedReason::InFlight);
         recorder.connection_accepted(Placed::Passed);
@@ -525,6 +549,27 @@ mod tests {
         assert_eq!(prices, [("EUR", 1), ("USD", 1)], "never one as the other");
     }
 
+    /// An interval that waits at home must not keep its home.
+    #[test]
+    fn intervals_of_old_rosters_and_of_ended_recorders_are_freed() {
+        let (recorders, mut merged) = channel(1);
+        let rosters = ["a", "b", "c", "d"].map(|dsp| roster(&[dsp]));
+        let recorder = recorders.recorder(0, &rosters[0]);
+        for next in &rosters[1..] {
+            for _ in 0..3 {
+                assert!(recorder.publish());
+                merged.collect();
+            }
+            recorder.go_on_with(next);
+            merged.collect();
+        }
+        drop(recorder);
+        merged.collect();
+        let left: Vec<_> = rosters.iter().map(Arc::strong_count).collect();
+        // The last word of the shard is kept.
+        assert_eq!(left, [1, 1, 1, 2]);
+    }
+
     #[test]
     fn dsps_that_left_are_forgotten_beyond_a_number() {
         let (recorders, mut merged) = channel(1);
@@ -592,7 +637,7 @@ mod tests {
         }
         recorder.publish();
         merged.collect();
-        assert_eq!(merged.total.dsps[0].1.latency.count(), 5);
+        assert_eq!(merged.total.dsps[0].1.latency.count(), 6);
     }
 
     #[test]

@@ -28,8 +28,9 @@ pub use distribution::Summary;
 pub use events::{Chunk, EventLog, EventSource};
 pub use history::interval_log_header;
 pub use labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, DspState, EventFate, HandshakeOutcome, Http,
-    LateFound, LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, DspState, EventFate,
+    HandoverResult, HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed,
+    ReloadResult, Rounded, ShedReason, Stage, StallCause,
 };
 pub use log_lines::{LOG_LINES, LogLines};
 pub use merged::{Merged, Moment};

@@ -5,8 +5,9 @@ use std::fmt::{Display, Write as _};
 
 use super::distribution::Distribution;
 use super::labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound,
-    LogLine, LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, EventFate, HandoverResult,
+    HandshakeOutcome, Http, LateFound, LogLine, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult,
+    Rounded, ShedReason, Stage, StallCause,
 };
 use super::log_lines::LOG_LINES;
 use super::merged::Merged;
@@ -224,6 +225,47 @@ pub const CATALOGUE: &[Metric] = &[
         },
     },
     Metric {
+        name: "dsp_breakers",
+        kind: Kind::Gauge,
+        help: "Breakers of a DSP by state; each shard has one.",
+        labels: &["dsp", "state"],
+        samples: |merged, samples| {
+            for (name, counts) in merged.dsp_breakers() {
+                for state in BreakerState::ALL {
+                    samples.integer(&[&name, &state.label()], counts.get(state));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "dsp_breaker_changes_total",
+        kind: Kind::Counter,
+        help: "How often breakers of a DSP came to a state.",
+        labels: &["dsp", "to"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                for state in BreakerState::ALL {
+                    samples.integer(&[name, &state.label()], tally.breaker_changes.get(state));
+                }
+            }
+        },
+    },
+    Metric {
+        name: "dsp_qps_share",
+        kind: Kind::Gauge,
+        help: "A shard's share of a DSP's cap of calls per second.",
+        labels: &["dsp", "shard"],
+        samples: |merged, samples| {
+            for (name, shard, milli_qps) in merged.dsp_rates() {
+                let calls = Decimal {
+                    value: u128::from(milli_qps),
+                    digits: MILLIS_DIGITS,
+                };
+                samples.sample("", &[&name, &shard], None, &calls);
+            }
+        },
+    },
+    Metric {
         name: "bids_total",
         kind: Kind::Counter,
         help: "Bids by what became of them.",
@@ -246,6 +288,19 @@ pub const CATALOGUE: &[Metric] = &[
             losses
                 .iter()
                 .for_each(|(reason, n)| samples.integer(&[&code(reason)], n));
+        },
+    },
+    Metric {
+        name: "dsp_faults_total",
+        kind: Kind::Counter,
+        help: "What was wrong with calls to a DSP that ended in error or invalid.",
+        labels: &["dsp", "fault"],
+        samples: |merged, samples| {
+            for (name, tally) in &merged.total.dsps {
+                for fault in DspFault::ALL {
+                    samples.integer(&[name, &fault.label()], tally.faults.get(fault));
+                }
+            }
         },
     },
     Metric {
@@ -369,6 +424,35 @@ pub const CATALOGUE: &[Metric] = &[
         help: "Shards started again after they had ended.",
         labels: &[],
         samples: |merged, samples| samples.integer(&[], merged.shard_restarts()),
+    },
+    Metric {
+        name: "rehearsal",
+        kind: Kind::Gauge,
+        help: "1 when faults on purpose are allowed (`rehearsal.enabled`).",
+        labels: &[],
+        samples: |merged, samples| samples.integer(&[], u64::from(merged.process().is_rehearsing())),
+    },
+    Metric {
+        name: "rehearsals_total",
+        kind: Kind::Counter,
+        help: "Faults of shards that were brought about on purpose (`POST /rehearse`).",
+        labels: &["fault"],
+        samples: |merged, samples| {
+            for fault in Rehearsed::ALL {
+                samples.integer(&[&fault.label()], merged.process().rehearsals(fault));
+            }
+        },
+    },
+    Metric {
+        name: "handovers_total",
+        kind: Kind::Counter,
+        help: "Handovers to a new process (SIGUSR2). The new one goes on with the count.",
+        labels: &["result"],
+        samples: |merged, samples| {
+            for result in HandoverResult::ALL {
+                samples.integer(&[&result.label()], merged.process().handovers(result));
+            }
+        },
     },
     Metric {
         name: "config_reloads_total",

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::interval::Interval;
+use super::interval::{GateGauges, Interval};
 use super::labels::{
-    BidResult, ConnectionEnd, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, Http, LateFound,
-    LongerBy, PanicLayer, Placed, ReloadResult, Rounded, ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, Counts, DspFault, DspOutcome, EventFate,
+    HandoverResult, HandshakeOutcome, Http, LateFound, LongerBy, PanicLayer, Placed, Rehearsed, ReloadResult,
+    Rounded, ShedReason, Stage, StallCause,
 };
 use super::merged::Merged;
 
@@ -28,6 +29,9 @@ pub const STALL_NS_MIN: u64 = 5_000_000;
 /// them. In one go, memory that is not there is waited for once and not each time. 16 kB; half the answers and bids of a
 /// busy shard in ten milliseconds, added up in some tens of microseconds.
 const NOTES_MAX: usize = 1024;
+
+/// Both ends of the channel in which a recorder's intervals come back.
+type Home = (Sender<Box<Interval>>, Receiver<Box<Interval>>);
 
 const NOTHING_LONG: (StallCause, u64) = (StallCause::Other, 0);
 
@@ -57,13 +61,12 @@ impl Recorders {
     /// A recorder for a shard that starts, or that goes on with another set of DSPs. Allocates all that the
     /// recorder will ever need: about 5.9 MB for 23 DSPs.
     pub fn recorder(&self, shard: usize, roster: &Arc<Roster>) -> Recorder {
-        let (home, recycled) = bounded(INTERVALS_PER_RECORDER);
         Recorder {
-            current: RefCell::new(Interval::new(shard, roster, home.clone())),
+            current: RefCell::new(Interval::new(shard, roster)),
             longest: Cell::new(NOTHING_LONG),
             notes: RefCell::new(Vec::with_capacity(NOTES_MAX)),
-            spare: Cell::new(Some(Interval::new(shard, roster, home))),
-            recycled: RefCell::new(recycled),
+            spare: Cell::new(Some(Interval::new(shard, roster))),
+            home: RefCell::new(bounded(INTERVALS_PER_RECORDER)),
             of_old_rosters: RefCell::default(),
             outbox: self.outbox.clone(),
         }
@@ -134,6 +137,14 @@ impl Roster {
         })
     }
 
+    /// The same, each with what stands at its index of a list.
+    pub(super) fn asked_with<'a, T>(&'a self, list: &'a [T]) -> impl Iterator<Item = (&'a str, &'a T)> {
+        self.dsps.iter().zip(list).filter_map(|(seat, item)| match seat {
+            Seat::Asked(name) => Some((name.as_str(), item)),
+            Seat::Leaving(_) | Seat::Empty => None,
+        })
+    }
+
     /// The currency that clearing prices are in.
     pub fn currency(&self) -> &str {
         &self.currency
@@ -151,6 +162,9 @@ pub struct ProcessCounters {
     /// When that one came into force, ms since the Unix epoch.
     config_since_ms: AtomicU64,
     events: [AtomicU64; EventFate::ALL.len()],
+    handovers: [AtomicU64; HandoverResult::ALL.len()],
+    rehearsed: [AtomicU64; Rehearsed::ALL.len()],
+    rehearses: AtomicBool,
 }
 
 impl ProcessCounters {
@@ -207,6 +221,40 @@ impl ProcessCounters {
         self.shard_panics.load(Ordering::Relaxed)
     }
 
+    /// Whether faults on purpose are allowed.
+    pub fn rehearses(&self, does: bool) {
+        self.rehearses.store(does, Ordering::Relaxed);
+    }
+
+    /// Whether faults on purpose are allowed.
+    pub fn is_rehearsing(&self) -> bool {
+        self.rehearses.load(Ordering::Relaxed)
+    }
+
+    /// A fault was brought about on purpose.
+    pub fn rehearsed(&self, fault: Rehearsed) {
+        self.rehearsed[fault as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn rehearsals(&self, fault: Rehearsed) -> u64 {
+        self.rehearsed[fault as usize].load(Ordering::Relaxed)
+    }
+
+    /// A handover has ended so.
+    pub fn handover(&self, result: HandoverResult) {
+        self.handovers[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So many handovers were done before this process.
+    pub fn handovers_before(&self, count: u64) {
+        self.handovers[HandoverResult::Done as usize].store(count, Ordering::Relaxed);
+    }
+
+    /// How many handovers have ended so.
+    pub fn handovers(&self, result: HandoverResult) -> u64 {
+        self.handovers[result as usize].load(Ordering::Relaxed)
+    }
+
     pub(super) fn shard_restarts(&self) -> u64 {
         self.shard_restarts.load(Ordering::Relaxed)
     }
@@ -220,7 +268,8 @@ pub struct Recorder {
     longest: Cell<(StallCause, u64)>,
     notes: RefCell<Vec<Note>>,
     spare: Cell<Option<Box<Interval>>>,
-    recycled: RefCell<Receiver<Box<Interval>>>,
+    /// Where intervals come back to.
+    home: RefCell<Home>,
     /// Full ones that found the outbox full when the roster changed; they go before `current`.
     of_old_rosters: RefCell<VecDeque<Box<Interval>>>,
     outbox: Sender<Box<Interval>>,
@@ -244,16 +293,15 @@ impl Recorder {
     /// goes on. Allocates; not while [`Self::is_behind`], or what waits for the housekeeping thread grows without bound.
     pub fn go_on_with(&self, roster: &Arc<Roster>) {
         let mut current = self.current.borrow_mut();
-        let (home, recycled) = bounded(INTERVALS_PER_RECORDER);
-        let mut next = Interval::new(current.shard, roster, home.clone());
+        let mut next = Interval::new(current.shard, roster);
         next.gauges.go_on_from(&current.gauges);
         // By the indices of the roster that they were noted down by.
         add_up(&mut self.notes.borrow_mut(), &mut current);
         let full = std::mem::replace(&mut *current, next);
-        let spare = Interval::new(current.shard, roster, home);
+        let spare = Interval::new(current.shard, roster);
         self.spare.set(Some(spare));
         // What still travels is of the old roster, and is dropped where it finds nobody at home.
-        self.recycled.replace(recycled);
+        self.home.replace(bounded(INTERVALS_PER_RECORDER));
         drop(current);
         self.of_old_rosters.borrow_mut().push_back(full);
         self.hand_over_old_rosters();
@@ -343,6 +391,11 @@ impl Recorder {
     /// An offer lost, with the loss reason code of OpenRTB 2.6.
     pub fn loss(&self, reason_code: u16) {
         self.current.borrow_mut().tally.losses.add_one(reason_code);
+    }
+
+    /// What was wrong with a call that ended in `error` or `invalid`.
+    pub fn dsp_fault(&self, dsp: usize, fault: DspFault) {
+        self.current.borrow_mut().dsps[dsp].faults.add_one(fault);
     }
 
     /// A DSP has no bid for an imp, with the non-bid status code of OpenRTB's seat non-bid extension.
@@ -483,23 +536,38 @@ impl Recorder {
         self.current.borrow_mut().gauges.dsp_connections[dsp].set(state, now);
     }
 
+    /// What is true of the gate to a DSP now: the state of its breaker, if it has one, and this shard's share of its calls
+    /// per second, in thousandths of a call, if there is a cap.
+    pub fn gate(&self, dsp: usize, breaker: Option<BreakerState>, milli_qps: Option<u64>) {
+        let gate = &mut self.current.borrow_mut().gauges.gates[dsp];
+        *gate = GateGauges {
+            breaker: Counts::default(),
+            milli_qps,
+        };
+        if let Some(state) = breaker {
+            gate.breaker.add_one(state);
+        }
+    }
+
+    /// A DSP's breaker has come to a state so many times.
+    pub fn breaker_changed(&self, dsp: usize, to: BreakerState, times: u64) {
+        self.current.borrow_mut().dsps[dsp].breaker_changes.add(to, times);
+    }
+
     /// Hands over what was counted since the last time. False if the housekeeping thread is behind: then the
     /// interval goes on, and the next call hands over both.
     pub fn publish(&self) -> bool {
         if self.is_behind() {
             return false;
         }
-        let Some(mut next) = self
-            .spare
-            .take()
-            .or_else(|| self.recycled.borrow().try_recv().ok())
-        else {
+        let Some(mut next) = self.spare.take().or_else(|| self.home.borrow().1.try_recv().ok()) else {
             return false;
         };
         let mut current = self.current.borrow_mut();
         add_up(&mut self.notes.borrow_mut(), &mut current);
         next.gauges.copy_from(&current.gauges);
-        let full = std::mem::replace(&mut *current, next);
+        let mut full = std::mem::replace(&mut *current, next);
+        full.home = Some(self.home.borrow().0.clone());
         match self.outbox.try_send(full) {
             Ok(()) => true,
             Err(TrySendError::Full(full) | TrySendError::Disconnected(full)) => {
@@ -536,7 +604,7 @@ impl Drop for Recorder {
         let Some(mut last) = self
             .spare
             .take()
-            .or_else(|| self.recycled.get_mut().recv_timeout(LAST_HAND_OVER).ok())
+            .or_else(|| self.home.get_mut().1.recv_timeout(LAST_HAND_OVER).ok())
         else {
             return;
         };

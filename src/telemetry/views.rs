@@ -9,10 +9,10 @@ use serde::{Serialize, Serializer};
 use super::counted::Counted;
 use super::distribution::Summary;
 use super::history::{DETAILED_MAX, DspSecond, Second};
-use super::interval::{ConnectionCounts, DspTally};
+use super::interval::{BreakerCounts, ConnectionCounts, DspTally};
 use super::labels::{
-    BidResult, CodeCounts, ConnectionState, DspOutcome, DspState, LateFound, LongerBy, PanicLayer,
-    ShedReason, Stage, StallCause, StatusCounts,
+    BidResult, BreakerState, CodeCounts, ConnectionState, DspOutcome, DspState, LateFound, LongerBy,
+    PanicLayer, ShedReason, Stage, StallCause, StatusCounts,
 };
 use super::merged::Merged;
 
@@ -112,6 +112,14 @@ struct DspView {
     late_won: ByLabel,
     /// What SSPs would have got more, by currency and then by those ms: CPM in micros.
     late_revenue_cpm_micros: BTreeMap<String, ByLabel>,
+    /// How many shards' breakers are in each state now; absent of a DSP without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breakers: Option<ByLabel>,
+    /// Calls per second that it may have at most, as its shards hold it; absent without a cap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cap_qps: Option<f64>,
+    /// How often they came to each state in the window.
+    breaker_changes: ByLabel,
     connections: ByLabel,
     #[serde(flatten)]
     latency: Summary,
@@ -143,6 +151,8 @@ struct SspView {
     /// These since the start: too rare for a window, too bad to miss.
     panics_since_start: ByLabel,
     shard_restarts_since_start: u64,
+    /// Faults on purpose are allowed.
+    rehearsal: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -229,6 +239,11 @@ impl Merged {
     /// All DSPs that were ever configured, in the order of `total`, also those that the window knows nothing of.
     fn dsp_views(&self, counted: &Counted) -> Vec<DspView> {
         let (configured, connections) = (self.configured(), self.dsp_connections());
+        let breakers = self.dsp_breakers();
+        let mut caps = BTreeMap::<_, u64>::new();
+        for (name, _, share) in self.dsp_rates() {
+            *caps.entry(name).or_default() += share;
+        }
         let nothing = DspTally::default();
         let in_window: BTreeMap<&str, &DspTally> = counted
             .dsps
@@ -241,9 +256,15 @@ impl Merged {
             .map(|(name, _)| {
                 let tally = in_window.get(name.as_str()).copied().unwrap_or(&nothing);
                 let connections = connections.get(name.as_str());
+                let now = DspNow {
+                    configured: configured.contains(name.as_str()),
+                    connections,
+                    breakers: breakers.get(name.as_str()),
+                    milli_qps: caps.get(name.as_str()).copied(),
+                };
                 DspView {
                     late_revenue_cpm_micros: late_revenue(counted, name),
-                    ..DspView::of(name, configured.contains(name.as_str()), tally, connections)
+                    ..DspView::of(name, tally, &now)
                 }
             })
             .collect()
@@ -282,6 +303,7 @@ impl Merged {
             losses: ByCode(tally.losses),
             panics_since_start: by_label(PanicLayer::ALL, |layer| (layer.label(), self.panics(layer))),
             shard_restarts_since_start: self.shard_restarts(),
+            rehearsal: self.process().is_rehearsing(),
         }
     }
 }
@@ -298,12 +320,20 @@ fn stages(counted: &Counted) -> Vec<StageView> {
         .collect()
 }
 
+/// What is true of a DSP now.
+struct DspNow<'a> {
+    configured: bool,
+    connections: Option<&'a ConnectionCounts>,
+    breakers: Option<&'a BreakerCounts>,
+    milli_qps: Option<u64>,
+}
+
 impl DspView {
-    fn of(name: &str, configured: bool, tally: &DspTally, connections: Option<&ConnectionCounts>) -> Self {
+    fn of(name: &str, tally: &DspTally, now: &DspNow<'_>) -> Self {
         Self {
             name: name.to_owned(),
-            configured,
-            state: state(tally).label(),
+            configured: now.configured,
+            state: state(tally, now.milli_qps.is_some()).label(),
             calls: by_label(DspOutcome::ALL, |outcome| {
                 (outcome.label(), tally.calls.get(outcome))
             }),
@@ -317,7 +347,10 @@ impl DspView {
                 (longer.label(), tally.late_won.get(longer))
             }),
             late_revenue_cpm_micros: BTreeMap::new(),
-            connections: of_connections(&connections.copied().unwrap_or_default()),
+            breakers: now.breakers.map(of_breakers),
+            cap_qps: now.milli_qps.map(calls_per_second),
+            breaker_changes: of_breakers(&tally.breaker_changes),
+            connections: of_connections(&now.connections.copied().unwrap_or_default()),
             latency: tally.latency.summary(),
         }
     }
@@ -349,10 +382,13 @@ impl SecondView {
     }
 }
 
-/// How a DSP does, see [`DspState`].
-fn state(tally: &DspTally) -> DspState {
+/// How a DSP does, see [`DspState`]. To leave calls unmade that are above its cap is what the cap is for.
+fn state(tally: &DspTally, has_cap: bool) -> DspState {
     let DspSecond { calls, failed } = DspSecond::of(tally);
-    let not_asked = tally.calls.get(DspOutcome::Throttled) + tally.calls.get(DspOutcome::OpenBreaker);
+    let throttled = tally.calls.get(DspOutcome::Throttled);
+    let above_cap = if has_cap { throttled } else { 0 };
+    let (calls, failed) = (calls - above_cap, failed - above_cap);
+    let not_asked = throttled - above_cap + tally.calls.get(DspOutcome::OpenBreaker);
     if calls < CALLS_TO_JUDGE_MIN {
         DspState::Quiet
     } else if not_asked * 2 >= calls {
@@ -376,6 +412,14 @@ fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| (part as f64 * 1_000.0 / whole as f64).round() / 10.0)
 }
 
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a cap is configured in whole calls, far below 2^52"
+)]
+fn calls_per_second(milli_qps: u64) -> f64 {
+    milli_qps as f64 / 1000.0
+}
+
 /// A count for each of a label's values, as an object.
 #[derive(Debug)]
 struct ByLabel(Vec<(&'static str, u64)>);
@@ -386,6 +430,10 @@ fn by_label<L: Copy, const N: usize>(all: [L; N], count: impl Fn(L) -> (&'static
 
 fn of_connections(counts: &ConnectionCounts) -> ByLabel {
     by_label(ConnectionState::ALL, |state| (state.label(), counts.get(state)))
+}
+
+fn of_breakers(counts: &BreakerCounts) -> ByLabel {
+    by_label(BreakerState::ALL, |state| (state.label(), counts.get(state)))
 }
 
 impl Serialize for ByLabel {
@@ -472,8 +520,25 @@ mod tests {
             tally.calls.add(DspOutcome::NoBid, answered);
             tally.calls.add(DspOutcome::Timeout, failed);
             tally.calls.add(DspOutcome::OpenBreaker, not_asked);
-            assert_eq!(state(&tally), expected, "{answered} {failed} {not_asked}");
+            for has_cap in [false, true] {
+                assert_eq!(
+                    state(&tally, has_cap),
+                    expected,
+                    "{answered} {failed} {not_asked}"
+                );
+            }
         }
+        let mut tally = DspTally::default();
+        tally.calls.add(DspOutcome::NoBid, 20);
+        tally.calls.add(DspOutcome::Throttled, 1000);
+        let states = [false, true].map(|has_cap| state(&tally, has_cap));
+        assert_eq!(states, [DspState::NotAsked, DspState::Good]);
+        tally.calls.add(DspOutcome::Cut, 1000);
+        assert_eq!(
+            state(&tally, true),
+            DspState::Good,
+            "whoever is not waited for has not failed"
+        );
         check(0, 0, 0, DspState::Quiet);
         check(0, 19, 0, DspState::Quiet);
         check(0, 20, 0, DspState::Failing);

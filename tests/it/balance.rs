@@ -252,26 +252,7 @@ fn h2_clients_reconnect_under_load_without_an_error() {
         while Instant::now() < until {
             let ssp = H2::connect(exchange.listen).await;
             connected += 1;
-            let streams: Vec<_> = (0..AT_ONCE)
-                .map(|_| {
-                    let ssp = ssp.clone();
-                    tokio::task::spawn_local(async move {
-                        // `None`: GOAWAY has come, and nothing was sent.
-                        while let Some(answer) = ssp.send().await {
-                            let answer = answer.await.expect("what was sent is answered");
-                            assert_eq!(answer.status(), 200);
-                            let mut body = answer.into_body();
-                            while let Some(piece) = body.data().await {
-                                let piece = piece.expect("the answer is whole");
-                                let _open = body.flow_control().release_capacity(piece.len());
-                            }
-                        }
-                    })
-                })
-                .collect();
-            for stream in streams {
-                stream.await.unwrap();
-            }
+            ssp.ask_until_goaway(AT_ONCE, &[200], || true).await;
         }
     });
     assert!(connected >= 5, "{connected}");
@@ -282,10 +263,10 @@ fn h2_clients_reconnect_under_load_without_an_error() {
 
 /// A connection with prior knowledge.
 #[derive(Clone)]
-struct H2(SendRequest<Bytes>);
+pub(crate) struct H2(SendRequest<Bytes>);
 
 impl H2 {
-    async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (send, connection) = h2::client::Builder::new()
             .initial_max_send_streams(1000)
@@ -299,7 +280,7 @@ impl H2 {
     }
 
     /// Sends a bid request; `None` when the connection takes no more.
-    async fn send(&self) -> Option<ResponseFuture> {
+    pub(crate) async fn send(&self) -> Option<ResponseFuture> {
         let mut ready = self.0.clone().ready().await.ok()?;
         let request = Request::post("http://exchange/openrtb2/auction").body(());
         let (response, mut body) = ready.send_request(request.unwrap(), false).ok()?;
@@ -308,7 +289,40 @@ impl H2 {
     }
 }
 
-fn on_runtime(client: impl AsyncFnOnce()) {
+impl H2 {
+    /// Keeps so many requests in flight, each of which must be answered with one of these statuses, until the other side wants no more or
+    /// `goes_on` says so.
+    pub(crate) async fn ask_until_goaway(
+        &self,
+        at_once: usize,
+        expected: &'static [u16],
+        goes_on: impl Fn() -> bool + Clone + 'static,
+    ) {
+        let streams: Vec<_> = (0..at_once)
+            .map(|_| {
+                let (ssp, goes_on) = (self.clone(), goes_on.clone());
+                tokio::task::spawn_local(async move {
+                    while goes_on() {
+                        // GOAWAY has come, and nothing was sent.
+                        let Some(answer) = ssp.send().await else { return };
+                        let answer = answer.await.expect("what was sent is answered");
+                        assert!(expected.contains(&answer.status().as_u16()), "{answer:?}");
+                        let mut body = answer.into_body();
+                        while let Some(piece) = body.data().await {
+                            let piece = piece.expect("the answer is whole");
+                            let _open = body.flow_control().release_capacity(piece.len());
+                        }
+                    }
+                })
+            })
+            .collect();
+        for stream in streams {
+            stream.await.unwrap();
+        }
+    }
+}
+
+pub(crate) fn on_runtime(client: impl AsyncFnOnce()) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -114,6 +114,15 @@ impl Http {
         matches!(self.0.fill_buf(), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
+    /// Whether the peer has ended the connection by now.
+    pub(crate) fn is_closed_now(&self) -> bool {
+        let stream = self.0.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let peeked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false).unwrap();
+        peeked.map_or_else(|error| error.kind() != ErrorKind::WouldBlock, |count| count == 0)
+    }
+
     /// A line without its end; `None` at the end of the connection.
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();

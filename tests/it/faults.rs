@@ -509,6 +509,28 @@ fn what_a_dsp_can_write() {
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
+    let told = WRITTEN.iter().filter(|row| ["error", "invalid"].contains(&row.2));
+    assert_eq!(
+        metrics.sum("dsp_faults_total"),
+        2 * told.count() as u64,
+        "each has its fault"
+    );
+    for fault in [
+        "lost",
+        "status",
+        "protocol",
+        "too_large",
+        "encoding",
+        "unreadable",
+        "no_usable_bid",
+    ] {
+        let of_all = metrics.0.lines().filter(|line| {
+            line.starts_with("corebid_dsp_faults_total")
+                && line.contains(&format!("\"{fault}\""))
+                && !line.ends_with(" 0")
+        });
+        assert!(of_all.count() > 0, "{fault}");
+    }
     exchange.wait_for("panics_total", 0);
 }
 

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -220,9 +221,23 @@ impl Exchange {
         Self::serve_with(toml, &[])
     }
 
+    /// In a process group of its own, all of which is killed when this is dropped: for one that starts others.
+    pub(crate) fn serve_as_a_group(toml: &str, environment: &[(&str, &str)]) -> Self {
+        Self::serve_as(toml, environment, |command| command.process_group(0))
+    }
+
     fn serve_with(toml: &str, environment: &[(&str, &str)]) -> Self {
+        Self::serve_as(toml, environment, |command| command)
+    }
+
+    fn serve_as(
+        toml: &str,
+        environment: &[(&str, &str)],
+        change: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         let config = TempFile::new("toml", toml);
-        let mut child = corebid(&["serve", "--config", config.0.to_str().unwrap()])
+        let mut command = corebid(&["serve", "--config", config.0.to_str().unwrap()]);
+        let mut child = change(&mut command)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -329,6 +344,15 @@ impl Exchange {
         (fs::read_dir(process.join("fd")).unwrap().count(), kb)
     }
 
+    /// The file that it was started with.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config.0
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
         kill(name, &self.child.0);
@@ -361,6 +385,12 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.child.end();
+        // If it leads a group, what it has started is in that. Otherwise there is none of this number.
+        let group = format!("-{}", self.pid());
+        let _none_left = Command::new("kill")
+            .args(["-KILL", "--", &group])
+            .stderr(Stdio::null())
+            .status();
         if let Some(reader) = self.reader.take() {
             let _ended = reader.join();
         }

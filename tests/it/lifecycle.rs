@@ -66,6 +66,59 @@ fn sigterm_finishes_what_is_in_flight() {
     }
 }
 
+/// A client that has a connection open may be sending on it at the very moment: it is answered, and told to go.
+#[test]
+fn a_request_that_crosses_with_the_drain_is_answered() {
+    let (mut exchange, mut in_flight, _dsp, gate) = in_flight("drain_ms = 15000");
+    let mut silent = exchange.connect();
+    let mut idle = exchange.connect();
+    idle.send("GET /status HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(idle.answer().header("connection"), None);
+    exchange.signal("TERM");
+    assert!(eventually(|| {
+        std::net::TcpStream::connect(exchange.listen).is_err()
+    }));
+    for connection in [&mut idle, &mut silent] {
+        connection.send("GET /status HTTP/1.1\r\nHost: x\r\n\r\n");
+        let answer = connection.answer();
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert!(connection.is_closed());
+    }
+    gate.open();
+    assert_eq!(in_flight.answer().status, 200);
+    assert_eq!(exchange.wait().code(), Some(0));
+}
+
+#[test]
+fn connections_are_accepted_for_as_long_as_a_load_balancer_needs_to_notice() {
+    let (dsp, gate) = gated();
+    gate.open();
+    let mut exchange = Exchange::start(&Setup {
+        server: "drain_delay_ms = 2500",
+        ..Setup::of([Dsp::new("d", dsp.port)])
+    });
+    let start = Instant::now();
+    exchange.signal("TERM");
+    assert!(eventually(|| exchange.admin("/readyz").status == 503));
+    // On a machine that is busy enough the delay may be all but over.
+    if start.elapsed() < Duration::from_millis(1000) {
+        let answer = exchange.bid(REQUEST);
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+    }
+    assert_eq!(exchange.wait().code(), Some(0));
+    assert!(start.elapsed() >= Duration::from_millis(2500));
+
+    // And a second signal does not wait for it.
+    let mut exchange = Exchange::start(&Setup {
+        server: "drain_delay_ms = 60000",
+        ..Setup::of([Dsp::new("d", dsp.port)])
+    });
+    exchange.signal("TERM");
+    assert!(eventually(|| exchange.admin("/readyz").status == 503));
+    exchange.signal("TERM");
+    assert_eq!(exchange.wait().code(), Some(1));
+}
+
 #[test]
 fn draining_ends_when_its_time_is_over() {
     let (mut exchange, mut ssp, _dsp, gate) = in_flight("drain_ms = 300");

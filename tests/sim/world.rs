@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, TICK, Timers};
-use corebid::fanout::{DspId, DspOptions, DspSet, Fanout, Gatherings, Protocol, Target};
+use corebid::fanout::{DspId, DspOptions, DspSet, Fanout, GateOptions, Gatherings, Protocol, Target};
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
 use corebid::orchestration::{Options, Orchestrator, Outcome, Panicked, isolate};
@@ -276,6 +276,7 @@ impl World {
             rules,
             validation: Validation::default(),
             writes_no_bid: false,
+            rehearsal: None,
         };
         self.note(format_args!("{rules:?}, {deadline:?}, {dsps_count} DSPs"));
         let exchange = match &self.exchange {
@@ -308,6 +309,7 @@ impl World {
             connections_warm: 0,
             response_bytes_max: 256 << 10,
             gzip: self.chance.permille(200),
+            gate: GateOptions::default(),
         }
     }
 

@@ -293,6 +293,7 @@ static REQUEST: LazyLock<RequestBlock> = LazyLock::new(|| {
         connections_warm: 0,
         response_bytes_max: BODY_BYTES_MAX,
         gzip: false,
+        gate: corebid::fanout::GateOptions::default(),
     })
 });
 
@@ -323,20 +324,22 @@ impl Sent {
             self.partial.drain(..PREFACE.len());
             self.is_greeted = true;
         }
-        while self.is_greeted
-            && let Some(header) = self.partial.first_chunk::<9>()
-        {
-            let [a, b, length @ .., kind, flags, s0, s1, s2, s3] = *header;
-            let length = u32::from_be_bytes([0, a, b, length[0]]);
-            let stream = u32::from_be_bytes([s0, s1, s2, s3]);
-            let end = 9 + usize::try_from(length).unwrap();
-            if self.partial.len() < end {
-                return;
-            }
-            assert!(length <= 1 << 24);
-            self.frame(kind, flags, stream, u64::from(length));
-            self.partial.drain(..end);
+        if !self.is_greeted {
+            return;
         }
+        let partial = std::mem::take(&mut self.partial);
+        let mut rest = &partial[..];
+        while let Some(header) = rest.first_chunk::<9>() {
+            let [a, b, c, kind, flags, s0, s1, s2, s3] = *header;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            let stream = u32::from_be_bytes([s0, s1, s2, s3]);
+            let Some((_, behind)) = rest.split_at_checked(9 + usize::try_from(length).unwrap()) else {
+                break;
+            };
+            self.frame(kind, flags, stream, u64::from(length));
+            rest = behind;
+        }
+        self.partial = rest.to_vec();
     }
 
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, length: u64) {

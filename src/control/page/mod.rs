@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::telemetry::{DspOutcome, DspState, PanicLayer, ShedReason, Stage, StallCause};
+use crate::telemetry::{BreakerState, DspOutcome, DspState, PanicLayer, ShedReason, Stage, StallCause};
 
 /// The page with a gap for [`Words`]. uPlot draws its charts: MIT licence, which goes with it.
 const PARTS: [&str; 2] = [
@@ -30,6 +30,7 @@ struct Words<'a> {
     stages: Vec<[&'static str; 2]>,
     outcomes: Vec<[&'static str; 2]>,
     dsp_states: Vec<[&'static str; 2]>,
+    breaker_states: Vec<[&'static str; 2]>,
     stall_causes: Vec<[&'static str; 2]>,
     shed_reasons: Vec<[&'static str; 2]>,
     panic_layers: Vec<[&'static str; 2]>,
@@ -45,6 +46,9 @@ pub(super) fn html<'a>(links: impl Iterator<Item = (&'a str, &'a str)>) -> Strin
             .map(|label| [label.label(), label.meaning()])
             .into(),
         dsp_states: DspState::ALL.map(|label| [label.label(), label.meaning()]).into(),
+        breaker_states: BreakerState::ALL
+            .map(|label| [label.label(), label.meaning()])
+            .into(),
         stall_causes: StallCause::ALL
             .map(|label| [label.label(), label.meaning()])
             .into(),

@@ -80,7 +80,7 @@ const share = (part, whole) => whole > 0 ? part / whole : 0;
 const errorsOf = (statuses) => sum(statuses) - (statuses[200] ?? 0) - (statuses[204] ?? 0);
 const windowSeconds = () => Math.max(live.window_s ?? (live.now_unix_ms - live.started_unix_ms) / 1000, 0.001);
 const perSecond = (count) => count / windowSeconds();
-const dspFailed = (dsp) => sum(dsp.calls) - dsp.calls.bid - dsp.calls.no_bid;
+const dspFailed = (dsp) => sum(dsp.calls) - dsp.calls.bid - dsp.calls.no_bid - dsp.calls.cut;
 
 function rate(value) {
   if (value === 0) return "0";
@@ -136,7 +136,7 @@ const errorsSince = (least) => sinceWhen((five) => {
   return all === 0 ? null : five.reduce((n, second) => n + errorsOf(second.statuses), 0) / all >= least;
 });
 
-const WHY = { timeout: "no answer in its time", error: "connection or HTTP errors", invalid: "answers that are not valid", throttled: "all connections busy", open_breaker: "breaker open" };
+const WHY = { timeout: "no answer in its time", error: "connection or HTTP errors", invalid: "answers that are not valid", throttled: "all connections busy, or its cap of calls reached", open_breaker: "breaker open" };
 function dspReason(dsp) {
   const [worst] = Object.keys(WHY).sort((a, b) => dsp.calls[b] - dsp.calls[a]);
   return WHY[worst];
@@ -171,7 +171,8 @@ function findings() {
   const panics = sum(ssp.panics);
   if (panics > 0) say("bad", `${count(panics)} panics`, "a bug of ours; the log has the messages");
   else if (sum(ssp.panics_since_start) > 0) say("warn", `${count(sum(ssp.panics_since_start))} panics since the start`, "a bug of ours; the log has the messages");
-  if (ssp.shard_restarts_since_start > 0) say("warn", `${count(ssp.shard_restarts_since_start)} shard restarts since the start`, "a shard died with all it had in flight; the log says why");
+  if (ssp.rehearsal) say("warn", "This is a rehearsal", "rehearsal.enabled: faults may be brought about on purpose");
+  if (ssp.shard_restarts_since_start > 0) say("warn", `${count(ssp.shard_restarts_since_start)} shard restarts since the start`, "something outside any request has panicked; the log says why");
   const tooLate = level(share(ssp.deadline_missed, answered), ERRORS_WARN, ERRORS_BAD);
   if (tooLate) say(tooLate, `${percent(share(ssp.deadline_missed, answered))} % of the answers were ready only after the SSP's tmax`, "the SSP has given up on them");
   dspFindings(say);
@@ -285,9 +286,9 @@ function chartsFrom() {
   return Math.max(now - KEEP_MS, Math.min(seconds[0]?.at ?? now, now - 60_000));
 }
 
-// The charts' time in 90 steps, from zero upwards.
+// The charts' time in 90 steps, or a second each if that is less, from zero upwards.
 function spark(svg, of) {
-  const steps = 90, from = chartsFrom(), length = live.now_unix_ms - from;
+  const from = chartsFrom(), length = live.now_unix_ms - from, steps = Math.max(2, Math.min(90, Math.floor(length / 1100)));
   const sums = Array.from({ length: steps }, () => [0, 0]);
   for (const second of seconds) {
     const step = Math.floor((second.at - from) / length * steps), value = of(second);
@@ -441,8 +442,8 @@ function money(micros, currency) {
 function lostText(dsp) {
   const lost = Object.entries(dsp.late_revenue_cpm_micros).filter(([, by]) => sum(by) > 0);
   if (!lost.length) return "0";
-  // What was not looked at may have been worth something, too.
-  return (dsp.late_found.unseen ? "≥ " : "") + lost.map(([currency, by]) => money(sum(by), currency)).join(" + ");
+  // What was not looked at may have been worth something, too: said from 1 in 20 on.
+  return (dsp.late_found.unseen * 20 > sum(dsp.late_found) ? "≥ " : "") + lost.map(([currency, by]) => money(sum(by), currency)).join(" + ");
 }
 function lostTitle(dsp) {
   const looked = sum(dsp.late_found) - dsp.late_found.unseen, { won, lost, no_bid } = dsp.late_found;
@@ -468,8 +469,10 @@ const dspsTable = new Table("dsps", [
   { head: "last 15 min", text: true, title: "failed calls, ten seconds each: the higher and redder, the more", draw: drawStrip },
   partColumn("timeout %", "of its calls: no answer in its time", "timeout"),
   partColumn("error %", "of its calls: connection lost, wrong status, or not a valid bid response", "error", "invalid"),
-  partColumn("not asked %", "of its calls: not made, because all connections were busy or its breaker is open", "throttled", "open_breaker"),
-  { head: "calls/s", title: "calls that ended, those that were not made among them", by: (dsp) => sum(dsp.calls), cell: (dsp) => ({ text: rate(perSecond(sum(dsp.calls))) }) },
+  partColumn("not asked %", "of its calls: not made, because all connections were busy, its cap of calls per second was reached or its breaker is open", "throttled", "open_breaker"),
+  { head: "not waited for %", title: "of its calls: cut, because its answers hardly ever matter so late (dsp.adaptive_timeout)", when: (dsps) => dsps.some((dsp) => dsp.calls.cut > 0), by: (dsp) => part(dsp, "cut"), cell: (dsp) => ({ text: sum(dsp.calls) ? percent(part(dsp, "cut")) : "–" }) },
+  { head: "breaker", text: true, title: "what its breakers let through now, one on each shard", when: (dsps) => dsps.some((dsp) => dsp.breakers), by: (dsp) => dsp.breakers ? 2 * dsp.breakers.open + dsp.breakers.half_open : 0, cell: breakerCell },
+  { head: "calls/s", title: "calls that ended, those that were not made among them", by: (dsp) => sum(dsp.calls), cell: (dsp) => ({ text: rate(perSecond(sum(dsp.calls))), title: dsp.cap_qps === undefined ? "" : `at most ${rate(dsp.cap_qps)} may be made` }) },
   { head: "bid %", title: "of its calls: answered with a bid", by: (dsp) => part(dsp, "bid"), cell: (dsp) => ({ text: sum(dsp.calls) ? percent(part(dsp, "bid")) : "–", title: `no bid: ${percent(part(dsp, "no_bid"))} %` }) },
   { ...quantileColumn("p50_ns"), head: "p50 ms" },
   { head: "p99 ms", title: "99 % took no longer; marked where it is twice what is usual among the DSPs", by: (dsp) => dsp.p99_ns,
@@ -479,6 +482,18 @@ const dspsTable = new Table("dsps", [
   { head: "won/s", title: "its bids that won", by: (dsp) => dsp.bids.won, cell: (dsp) => ({ text: rate(perSecond(dsp.bids.won)), title: `lost: ${count(dsp.bids.lost)}, invalid: ${count(dsp.bids.invalid)}` }) },
   { head: "connections", title: "open now: in use, + idle, + waiting for a late answer", by: (dsp) => sum(dsp.connections), cell: ({ connections: { active, idle, parked } }) => ({ text: `${active} + ${idle}${parked ? ` + ${parked}` : ""}`, title: `${active} in use, ${idle} idle, ${parked} waiting for a late answer` }) },
 ], (dsp) => dsp.name, { rowClass: (dsp) => ["", "warn-row", "bad-row"][DSP_LEVEL[dsp.state] ?? 0] });
+
+function breakerCell({ breakers, breaker_changes: changes }) {
+  if (!breakers) return { text: "none", classes: "quiet" };
+  const all = sum(breakers), out = breakers.open + breakers.half_open;
+  const opened = changes.open ? `opened ${count(changes.open)} times, closed ${count(changes.closed)} times in the window` : "";
+  if (out === 0) return { text: "closed", classes: changes.open ? "warn" : "quiet", title: opened };
+  const state = breakers.open ? "open" : "half_open";
+  return {
+    text: state.replace("_", " ") + (out < all ? ` on ${out} of ${all}` : ""), classes: "bad",
+    title: [about.breaker_states[state], opened].filter(Boolean).join("; "),
+  };
+}
 
 function drawStrip(td, dsp) {
   let canvas = td.firstElementChild;
@@ -640,7 +655,7 @@ const percentileName = (x) => x <= 1.0001 ? "0 %" : `${(100 - 100 / x).toFixed(M
 function makeCharts() {
   for (const chart of Object.values(charts)) chart.destroy();
   const width = (id) => $(id).querySelector(".plot").clientWidth || 300;
-  const into = (id, options, data) => new uPlot({ width: width(id), height: 230, cursor: { drag: { x: false, y: false } }, ...options }, data, $(id).querySelector(".plot"));
+  const into = (id, options, data) => new uPlot({ width: width(id), height: 230, padding: [null, 28, null, null], cursor: { drag: { x: false, y: false } }, ...options }, data, $(id).querySelector(".plot"));
   charts = {
     "over-time": into("over-time", {
       scales: { x: { time: false, range: timeRange }, y: { range: (u, low, high) => [0, latencyTop(high)] } },

@@ -1,7 +1,5 @@
 //! A connection until calls can be sent on it: the connect, with TLS the handshake, and what the DSP picked there.
 
-use std::os::fd::AsFd;
-
 use super::h1::Exchange;
 use super::h2::Conversation;
 use super::{Alive, Connection, Dsp, Phase, Pool, Speaks, Token, Wire};
@@ -29,8 +27,8 @@ impl Pool {
         let mut connections = self.connections.borrow_mut();
         let entry = connections.vacant_entry();
         let token = Token::new(entry.key(), generation);
-        self.readiness
-            .watch(channel.as_fd(), token.0, Interest::ReadWrite)
+        channel
+            .watch(&self.readiness, token.0, Interest::ReadWrite)
             .map_err(|_| CallFailure::Unreachable)?;
         entry.insert(Connection {
             generation,

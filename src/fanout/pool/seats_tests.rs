@@ -8,7 +8,7 @@ use corebid_loadtest::dsps::Fault;
 
 use super::tests::{AMPLE, Bench, answered, bid_request, bid_requests, dsp, simulated};
 use super::*;
-use crate::fanout::{Call, Protocol};
+use crate::fanout::{Call, Conduct, Leave, Protocol};
 
 fn named(name: &str, port: u16, protocol: Protocol) -> DspOptions {
     DspOptions {
@@ -85,11 +85,13 @@ fn a_dsp_that_is_leaving_finishes_its_calls() {
             dsp: DspId(0),
             body: &body,
             due_at: bench.now().after(Duration::from_millis(100)),
+            leave: Leave::default(),
         }];
         let failures = RefCell::new(Vec::new());
         {
             let mut gather = pin!(bench.fanout.gather(&calls, |answer| {
                 failures.borrow_mut().push(answer.result.err());
+                Conduct::Unknown
             }));
             let mut poll = || {
                 let cx = &mut Context::from_waker(Waker::noop());

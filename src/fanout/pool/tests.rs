@@ -14,7 +14,7 @@ use corebid_loadtest::simulated::Profile;
 
 use super::*;
 use crate::clock::{self, Timers};
-use crate::fanout::{Call, Fanout, Handshake, Protocol, Target};
+use crate::fanout::{Call, Conduct, Fanout, Handshake, Leave, Protocol, Target};
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -147,6 +147,7 @@ impl Bench {
                     dsp: DspId(dsp),
                     body,
                     due_at,
+                    leave: Leave::default(),
                 };
                 (0..dsps).map(call).collect()
             })
@@ -162,6 +163,7 @@ impl Bench {
                             Err(failure) => failure.to_string(),
                         };
                         *answers.borrow_mut().entry(what).or_insert(0) += 1;
+                        Conduct::Good
                     })))
                 })
                 .collect();
@@ -408,12 +410,14 @@ fn a_wrong_answer_on_a_stream_says_nothing_about_the_connection() {
         dsp: DspId(0),
         body,
         due_at: clock::now().after(AMPLE),
+        leave: Leave::default(),
     });
     let seen = RefCell::new(Vec::new());
     let mut gather = pin!(bench.fanout.gather(&calls, |answer| {
         let response = answer.result.unwrap();
         bench.pool.distrust(response.connection);
         seen.borrow_mut().push(response.connection);
+        Conduct::Good
     }));
     bench.turn_until(|| {
         gather
@@ -613,9 +617,10 @@ fn what_was_started_together_leaves_in_one_write() {
             dsp: DspId(0),
             body,
             due_at: clock::now().after(AMPLE),
+            leave: Leave::default(),
         })
         .collect();
-    let mut gather = pin!(bench.fanout.gather(&calls, |_| ()));
+    let mut gather = pin!(bench.fanout.gather(&calls, |_| Conduct::Good));
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(gather.as_mut().poll(cx).is_pending());
     assert_eq!(

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use crossbeam::utils::CachePadded;
@@ -108,6 +109,15 @@ impl Balance {
         // way round. Between the two fences one of both sees what the other did.
         fence(Ordering::SeqCst);
         self.rescue(index);
+    }
+
+    /// A shard that takes connections and has said nothing for `limit`.
+    #[must_use]
+    pub fn stands_still(&self, now: Instant, limit: Duration) -> Option<usize> {
+        self.rows.iter().position(|row| {
+            let said_at = Instant::from_nanos(row.said_at_nanos.load(Ordering::Relaxed));
+            row.is_open() && now.since(said_at) >= limit
+        })
     }
 
     /// Puts a connection into the inbox of the shard that counts it, and wakes that. Gives it back when there is no
@@ -305,7 +315,6 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::rc::Rc;
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
     use crate::clock;
@@ -522,6 +531,23 @@ mod tests {
             assert!(counts.iter().all(|count| (1..=2).contains(count)), "{counts:?}");
             drop(held);
         }
+    }
+
+    #[test]
+    fn who_stands_still_is_who_is_open_and_silent() {
+        let (balance, members) = members(2, true);
+        let limit = Duration::from_secs(1);
+        let later = NOW.after(limit);
+        assert_eq!(balance.stands_still(NOW, limit), None);
+        assert_eq!(balance.stands_still(later, limit), Some(0));
+        members[0].say(later, 0);
+        assert_eq!(balance.stands_still(later, limit), Some(1));
+        members[1].leave();
+        assert_eq!(
+            balance.stands_still(later, limit),
+            None,
+            "it drains, or is being restarted"
+        );
     }
 
     #[test]
