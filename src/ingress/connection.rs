@@ -65,6 +65,13 @@ const H2_MISTAKES_MAX: usize = 500;
 /// The log says who behaves badly at most once in this time.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What is known of a connection beside what hyper knows of it.
+struct Beside<'a> {
+    inlet: &'a Inlet,
+    conduct: &'a Conduct,
+    failure: Failure,
+}
+
 impl<T: Transport + 'static> Ingress<T> {
     /// Serves one connection until either side closes it.
     pub async fn serve(self: Rc<Self>, stream: HyperStream) {
@@ -159,8 +166,12 @@ impl<T: Transport + 'static> Ingress<T> {
         // Draining ends it with its next answer. One that is not used cannot be closed without crossing, perhaps, with the
         // request that its client is just sending: that has to wait until hardly anybody can be.
         let stop = &self.last_call_is_over;
-        self.run(connection, &inlet, &conduct, failure, age, stop, shutdown)
-            .await
+        let beside = Beside {
+            inlet: &inlet,
+            conduct: &conduct,
+            failure,
+        };
+        self.run(connection, beside, age, stop, shutdown).await
     }
 
     async fn serve_h2(self: &Rc<Self>, stream: HyperStream, age: &Age, patience: Patience) -> ConnectionEnd {
@@ -186,16 +197,12 @@ impl<T: Transport + 'static> Ingress<T> {
         let service = service_fn(|request| self.serve_request(request, &conduct, age, &inlet, Http::H2));
         let connection = builder.serve_connection(stream, service);
         let shutdown = http2::Connection::graceful_shutdown;
-        self.run(
-            connection,
-            &inlet,
-            &conduct,
+        let beside = Beside {
+            inlet: &inlet,
+            conduct: &conduct,
             failure,
-            age,
-            &self.draining,
-            shutdown,
-        )
-        .await
+        };
+        self.run(connection, beside, age, &self.draining, shutdown).await
     }
 
     /// A request has come on a connection of this age.
@@ -233,13 +240,16 @@ impl<T: Transport + 'static> Ingress<T> {
     async fn run<C: Future<Output = hyper::Result<()>>>(
         &self,
         connection: C,
-        inlet: &Inlet,
-        conduct: &Conduct,
-        failure: Failure,
+        beside: Beside<'_>,
         age: &Age,
         stop: &Signal,
         graceful_shutdown: impl Fn(Pin<&mut C>),
     ) -> ConnectionEnd {
+        let Beside {
+            inlet,
+            conduct,
+            failure,
+        } = beside;
         let mut connection = pin!(connection);
         let mut stop = pin!(stop.raised());
         let mut alarm = Alarm::new(&self.timers);

@@ -84,6 +84,7 @@ impl Market {
             },
             validation: Validation::default(),
             writes_no_bid: false,
+            rehearsal: None,
         };
         let hindsight = Rc::new(Hindsight::default());
         Self {
