@@ -59,6 +59,8 @@ configuration() {
         /^protocol = / { print "protocol = \"" (dsp % 2 ? "h1" : "h2") "\""; next }
         /^max_connections = / { print "max_connections = " (dsp % 2 ? 16 * connections : connections); next }
         { print }' profiles/reference-h2.toml >"$out/soak.toml.new"
+    # A DSP that is back is asked again a while later; the oracle wants its bids at once.
+    printf '\n[breaker]\nenabled = false\n' >>"$out/soak.toml.new"
     mv "$out/soak.toml.new" "$out/soak.toml"
 }
 

@@ -125,6 +125,9 @@ fn every_auction_is_there_with_its_prices_and_the_sums_are_the_metrics() {
     assert_eq!(http.bid(r#"{"id":"bad"}"#).status, 400);
     let written = |exchange: &Exchange| exchange.metrics().sum("events_total{fate=\"written\"}");
     assert!(eventually(|| written(&exchange) == AUCTIONS as u64));
+    // What was counted comes a quarter of a second later, on a way of its own.
+    let answered = |exchange: &Exchange| exchange.metrics().sum("requests_total");
+    assert!(eventually(|| answered(&exchange) == AUCTIONS as u64 + 1));
     let metrics = exchange.metrics();
     exchange.signal("TERM");
     assert!(exchange.wait().success());

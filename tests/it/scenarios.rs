@@ -36,6 +36,8 @@ impl Stage {
             ("server", "shards", Value::from(1)),
             // So it is for the queue before the shard.
             ("server", "queue_delay_target_ms", Value::from(0)),
+            // A DSP that is back is asked again a while later; the oracle wants its bids at once.
+            ("breaker", "enabled", Value::from(false)),
             ("auction", "deadline_ms", millis(deadline_ms)),
             ("log", "format", Value::from("json")),
         ] {
