@@ -185,7 +185,10 @@ fn auction_validation_response_and_limits_follow() {
         ..Setup::default()
     }));
     assert_eq!(ssp.bid(REQUEST).status, 413);
-    exchange.reloads(&auction("deadline_ms = 1\nfan_out_ms_min = 1"));
+    exchange.reloads(&with(Setup {
+        auction: "deadline_ms = 1\nfan_out_ms_min = 1".to_owned(),
+        ..Setup::default()
+    }));
     assert_eq!(exchange.bid(REQUEST).status, 204, "no time to ask anybody");
     exchange.reloads(&with(Setup {
         auction: NO_HURRY.to_owned(),
