@@ -135,7 +135,7 @@ done
 wait "$generator_h1" "$generator_h2" || true
 
 done_handovers=$(grep -c '"message":"handed over' "$out/exchange.log" || true)
-struck=$(grep -c 'a request made us panic' "$out/exchange.log" || true)
+struck=$(grep -c 'a bid request made us panic' "$out/exchange.log" || true)
 restarted=$(grep -c 'something outside a request has panicked\|"message":"shard died"' "$out/exchange.log" || true)
 failed=$(jq -s '[.[].measured | (.errors | add) + .requests - (.errors | .connect + .reset + .timeout + .parse)
     - (.statuses["200"] // 0) - (.statuses["204"] // 0)] | add' "$out/h1.json" "$out/h2.json")
