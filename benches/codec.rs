@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use corebid::fanout::h1::{RequestHead, ResponseReader};
 use corebid::fanout::h2::{ClientConnection, Event, RequestBlock};
-use corebid::fanout::{DspOptions, Protocol, Target};
+use corebid::fanout::{Body, DspOptions, Protocol, Target};
 
 /// So many answers of 600 B fit in one read of 16 kB.
 const CALLS: u32 = 22;
@@ -91,7 +91,7 @@ fn receive_chunked(http1: &mut Http1) {
 struct Http2 {
     connection: ClientConnection<u32>,
     block: RequestBlock,
-    body: Vec<u8>,
+    body: Body,
     answers: Vec<u8>,
     /// Where in `answers` stream ids stand, of each call's two frames.
     ids: Vec<[usize; 2]>,
@@ -119,7 +119,7 @@ impl Http2 {
         let mut this = Self {
             connection,
             block: RequestBlock::new(&dsp()),
-            body: vec![b'x'; REQUEST_BYTES as usize],
+            body: Body::from(vec![b'x'; REQUEST_BYTES as usize]),
             answers,
             ids,
         };
@@ -140,7 +140,7 @@ impl Http2 {
                 self.answers[*place..*place + 4].copy_from_slice(&id.to_be_bytes());
             }
         }
-        let sent = black_box(self.connection.output()).len();
+        let sent: usize = self.connection.output().map(|piece| black_box(piece).len()).sum();
         assert!(sent > (CALLS * REQUEST_BYTES) as usize, "the windows have room");
         self.connection.wrote(sent);
     }

@@ -4,6 +4,7 @@
 //! drops each answer as it is read, and one entry in the shard's timer wheel, set to whichever call has to give
 //! up first. It is woken once, when the last call has ended or has run out of time. A call that outlives its time costs its bid, not its connection: the late answer is read and dropped.
 
+mod body;
 mod breaker;
 mod digits;
 mod dsp;
@@ -18,6 +19,7 @@ mod patience;
 mod pool;
 mod transport;
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -26,6 +28,8 @@ use std::time::Duration;
 use crate::clock::{Instant, Key, Timers};
 use crate::net::gzip::gzip;
 
+use body::Bodies;
+pub use body::Body;
 pub use breaker::{BreakerChanges, BreakerOptions, BreakerState, Conduct};
 pub use dsp::{DspId, DspOptions, DspSet, EndpointError, Protocol, Target};
 pub use gate::{GateOptions, Gates, Leave, NotAsked};
@@ -115,6 +119,17 @@ pub struct Fanout<T> {
     gates: Rc<Gates>,
     gatherings: Rc<Gatherings>,
     timers: Rc<Timers>,
+    bodies: Bodies,
+    /// Kept for its memory: what was made of the bodies of one orchestration.
+    made: RefCell<Vec<Made>>,
+}
+
+/// A body as DSPs want it.
+#[derive(Debug)]
+struct Made {
+    plain: *const [u8],
+    gzipped: bool,
+    body: Body,
 }
 
 impl<T: Transport> Fanout<T> {
@@ -126,6 +141,8 @@ impl<T: Transport> Fanout<T> {
             transport,
             gatherings,
             timers,
+            bodies: Bodies::default(),
+            made: RefCell::default(),
         }
     }
 
@@ -157,6 +174,15 @@ impl<T: Transport> Fanout<T> {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.gatherings.held_bytes()
+    }
+
+    /// As its DSP wants it.
+    fn body_of(&self, call: &Call<'_>) -> Body {
+        if self.dsps.get(call.dsp).gzip {
+            gzip(call.body).into()
+        } else {
+            self.bodies.copy(call.body)
+        }
     }
 
     /// Starts every call at once and hands each answer to `on_answer`, exactly one per call, as soon as there is no other to
@@ -216,31 +242,28 @@ impl<'a, T: Transport> Open<'a, T> {
     }
 
     fn start_all(&mut self, on_answer: &mut impl FnMut(Answer<'_>) -> Conduct) {
-        let mut compressed: Vec<(&[u8], Vec<u8>)> = Vec::new();
+        let mut made = self.fanout.made.take();
         for (index, call) in self.calls.iter().enumerate() {
             let gzipped = self.fanout.dsps.get(call.dsp).gzip;
-            if gzipped
-                && !compressed
-                    .iter()
-                    .any(|(plain, _)| std::ptr::eq(*plain, call.body))
-            {
-                compressed.push((call.body, gzip(call.body)));
-            }
-            let body = match compressed
-                .iter()
-                .find(|(plain, _)| std::ptr::eq(*plain, call.body))
-            {
-                Some((_, small)) if gzipped => small,
-                _ => call.body,
-            };
+            let is_it = |made: &Made| std::ptr::eq(made.plain, call.body) && made.gzipped == gzipped;
+            let place = made.iter().position(is_it).unwrap_or_else(|| {
+                made.push(Made {
+                    plain: call.body,
+                    gzipped,
+                    body: self.fanout.body_of(call),
+                });
+                made.len() - 1
+            });
             let outgoing = Outgoing {
                 dsp: call.dsp,
-                body,
+                body: &made[place].body,
                 due_at: call.due_at,
                 fresh: false,
             };
             self.start(index, outgoing, self.started, on_answer);
         }
+        made.clear();
+        *self.fanout.made.borrow_mut() = made;
         self.next_due = self.earliest_due();
     }
 
@@ -288,12 +311,11 @@ impl<'a, T: Transport> Open<'a, T> {
         if now >= call.due_at {
             return self.finish(index, Err(CallFailure::Timeout), now, on_answer);
         }
-        let compressed = self.fanout.dsps.get(call.dsp).gzip.then(|| gzip(call.body));
-        let body = compressed.as_deref().unwrap_or(call.body);
+        let body = self.fanout.body_of(call);
         self.fanout.gatherings.wait_again(self.ticket.for_call(index));
         let outgoing = Outgoing {
             dsp: call.dsp,
-            body,
+            body: &body,
             due_at: call.due_at,
             fresh: true,
         };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{CallFailure, DspId, Response, Ticket};
+use super::{Body, CallFailure, DspId, Response, Ticket};
 use crate::clock::Instant;
 use crate::net::tls::Failure;
 
@@ -37,7 +37,7 @@ pub struct Outgoing<'a> {
     /// To whom.
     pub dsp: DspId,
     /// Encoded as the DSP wants it.
-    pub body: &'a [u8],
+    pub body: &'a Body,
     /// When an answer is of no more use.
     pub due_at: Instant,
     /// Only on a new connection.

@@ -1,6 +1,6 @@
 //! Bytes to a DSP and back, with TLS on them or without.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 
 use super::tls::{Agreed, Session, TlsClient};
@@ -76,15 +76,15 @@ impl Channel {
         }
     }
 
-    /// Sends as much of `head` followed by `body` as the kernel takes, in one system call. With TLS, bytes count as
+    /// Sends as much of `pieces`, one after another, as the kernel takes, in one system call. With TLS, bytes count as
     /// sent once they are encrypted: [`Self::flush`] sends the rest.
     ///
     /// # Errors
     /// When the connection is gone.
-    pub fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<Progress> {
+    pub fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<Progress> {
         match &mut self.tls {
-            None => self.socket.send(head, body),
-            Some(session) => session.send(&self.socket, head, body),
+            None => self.socket.send(pieces),
+            Some(session) => session.send(&self.socket, pieces),
         }
     }
 

@@ -52,15 +52,14 @@ impl Socket {
         }
     }
 
-    /// Sends as much of `head` followed by `body` as the kernel takes, in one system call.
+    /// Sends as much of `pieces`, one after another, as the kernel takes, in one system call.
     ///
     /// # Errors
     /// When the connection is gone.
-    pub fn send(&self, head: &[u8], body: &[u8]) -> io::Result<Progress> {
-        let parts = [IoSlice::new(head), IoSlice::new(body)];
+    pub fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<Progress> {
         progress(
             self.0
-                .with(|fd| SockRef::from(&fd).send_vectored_with_flags(&parts, libc::MSG_NOSIGNAL)),
+                .with(|fd| SockRef::from(&fd).send_vectored_with_flags(pieces, libc::MSG_NOSIGNAL)),
         )
     }
 

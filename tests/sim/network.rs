@@ -222,7 +222,7 @@ impl Transport for Network {
         let mut unpacked = Vec::new();
         let body = if call.body.starts_with(&[0x1f, 0x8b]) {
             gunzip(call.body, &mut unpacked, 4096).unwrap();
-            &unpacked
+            &unpacked[..]
         } else {
             call.body
         };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use corebid::fanout::h2::{ClientConnection, Event, RequestBlock};
-use corebid::fanout::{DspOptions, Protocol, Target};
+use corebid::fanout::{Body, DspOptions, Protocol, Target};
 
 use crate::chance::Chance;
 use crate::heap;
@@ -98,18 +98,18 @@ fn play(input: &[u8], mut cut: impl FnMut(&[u8], &mut dyn FnMut(&[u8]))) -> Play
             }),
             Step::Start(length) => {
                 let call = u32::try_from(played.calls).unwrap();
-                let before = connection.output().len();
-                match connection.start(&REQUEST, &ZEROS[..length], call) {
+                let before = output(&connection).len();
+                match connection.start(&REQUEST, &zeros(length), call) {
                     Ok(id) => {
                         assert_eq!(id, played.sent.stream_of(played.calls), "ids follow each other");
                         played.calls += 1;
-                        played.waited |= !is_through(&connection.output()[before..]);
+                        played.waited |= !is_through(&output(&connection)[before..]);
                     }
                     Err(refused) => played.said.push(format!("{refused:?}")),
                 }
             }
             Step::Write(count) => {
-                let output = connection.output();
+                let output = output(&connection);
                 let count = count.min(output.len());
                 played.sent.take(&output[..count]);
                 connection.wrote(count);
@@ -131,7 +131,7 @@ fn play(input: &[u8], mut cut: impl FnMut(&[u8], &mut dyn FnMut(&[u8]))) -> Play
     connection.fail_all(|call, _| *played.ended.entry(call).or_default() += 1);
     assert_eq!(connection.calls(), 0);
     assert_eq!(connection.oldest(), None);
-    played.sent.take(connection.output());
+    played.sent.take(&output(&connection));
     played.sent.end();
     assert!(
         played.sent.data_bytes <= window.bytes,
@@ -174,8 +174,11 @@ fn measure(input: &[u8]) {
                         return;
                     }
                 }
-                Step::Start(length) => drop(connection.start(&REQUEST, &ZEROS[..*length], ())),
-                Step::Write(count) => connection.wrote((*count).min(connection.output().len())),
+                Step::Start(length) => drop(connection.start(&REQUEST, &zeros(*length), ())),
+                Step::Write(count) => {
+                    let output: usize = connection.output().map(<[u8]>::len).sum();
+                    connection.wrote((*count).min(output));
+                }
                 Step::Cancel(id) => drop(connection.cancel(*id)),
                 Step::Ping => connection.ping(),
             }
@@ -276,7 +279,13 @@ fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-static ZEROS: [u8; 255 * UNIT_BYTES] = [0; 255 * UNIT_BYTES];
+fn zeros(length: usize) -> Body {
+    vec![0; length].into()
+}
+
+fn output<T>(connection: &ClientConnection<T>) -> Vec<u8> {
+    connection.output().collect::<Vec<_>>().concat()
+}
 
 static REQUEST: LazyLock<RequestBlock> = LazyLock::new(|| {
     RequestBlock::new(&DspOptions {

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use super::frame::{self, Frame, Violation, code, flag, kind, setting};
 use super::hpack::{self, BlockError, Known, RequestBlock, Scratch};
+use super::output::Output;
 use super::streams::Streams;
-use crate::fanout::CallFailure;
+use crate::fanout::{Body, CallFailure};
 
 /// Of DATA on the whole connection. What arrives is taken at once and each answer has its own bound, so this only
 /// says how rare WINDOW_UPDATEs are: one in a million answers of half a kilobyte.
@@ -35,18 +36,13 @@ const IDLE_FRAMES_PER_DATA: u32 = 2;
 /// Half a megabyte of them; more cannot be saved up.
 const IDLE_FRAMES_MAX: u32 = 64 << 10;
 
-/// The initial output buffer is kept up to this size; a burst beyond it is freed.
-const OUTPUT_BYTES_KEPT: usize = 256 << 10;
-
 /// No length was declared.
 const NO_LENGTH: u32 = u32::MAX;
 
 /// The client's end of one connection; `T` is what the owner keeps for each call.
 #[derive(Debug)]
 pub struct ClientConnection<T> {
-    output: Vec<u8>,
-    /// Bytes of `output` that the socket has taken.
-    written: usize,
+    output: Output,
     /// The beginning of a frame whose rest has not come.
     partial: Vec<u8>,
     streams: Streams<Stream<T>>,
@@ -99,7 +95,7 @@ struct Stream<T> {
 #[derive(Debug)]
 struct Waiting {
     id: u32,
-    body: Vec<u8>,
+    body: Body,
     sent: usize,
 }
 
@@ -176,9 +172,10 @@ impl<T> ClientConnection<T> {
         let body_bytes_max = u32::try_from(body_bytes_max)
             .unwrap_or(u32::MAX)
             .min(frame::WINDOW_MAX - STREAM_WINDOW_SPARE);
-        let mut output = frame::PREFACE.to_vec();
+        let mut output = Output::default();
+        output.own().extend_from_slice(frame::PREFACE);
         frame::write_settings(
-            &mut output,
+            output.own(),
             &[
                 (setting::HEADER_TABLE_SIZE, 0),
                 (setting::ENABLE_PUSH, 0),
@@ -189,10 +186,9 @@ impl<T> ClientConnection<T> {
                 ),
             ],
         );
-        frame::write_window_update(&mut output, 0, CONNECTION_WINDOW - frame::WINDOW_DEFAULT);
+        frame::write_window_update(output.own(), 0, CONNECTION_WINDOW - frame::WINDOW_DEFAULT);
         Self {
             output,
-            written: 0,
             partial: Vec::new(),
             streams: Streams::new(1),
             next_id: 1,
@@ -239,14 +235,14 @@ impl<T> ClientConnection<T> {
     ///
     /// # Errors
     /// As [`Self::has_room`].
-    pub fn start(&mut self, block: &RequestBlock, body: &[u8], tag: T) -> Result<u32, Refused> {
+    pub fn start(&mut self, block: &RequestBlock, body: &Body, tag: T) -> Result<u32, Refused> {
         self.has_room(body.len())?;
         let id = self.next_id;
         self.next_id += 2;
         self.earn_idle_frames(IDLE_FRAMES_PER_CALL);
         self.write_head(id, block, body.len());
-        let sent = self.write_body(id, body, self.peer.stream_window.into());
-        let rest = &body[sent..];
+        let sent = self.write_body(id, body, 0, self.peer.stream_window.into());
+        let unsent = body.len() - sent;
         self.streams.push(Stream {
             tag,
             window_change: -i32::try_from(sent).unwrap_or(i32::MAX),
@@ -255,14 +251,14 @@ impl<T> ClientConnection<T> {
             length: NO_LENGTH,
             head: None,
             interim: 0,
-            is_sending: !rest.is_empty(),
+            is_sending: unsent > 0,
         });
-        if !rest.is_empty() {
-            self.waiting_bytes += rest.len();
+        if unsent > 0 {
+            self.waiting_bytes += unsent;
             self.waiting.push_back(Waiting {
                 id,
-                body: rest.to_vec(),
-                sent: 0,
+                body: body.clone(),
+                sent,
             });
         }
         Ok(id)
@@ -281,32 +277,25 @@ impl<T> ClientConnection<T> {
             Ok(()) => {}
             Err(violation) => {
                 self.retired = true;
-                frame::write_go_away(&mut self.output, violation.code);
+                frame::write_go_away(self.output.own(), violation.code);
             }
         }
         result
     }
 
-    /// What is to be written.
-    pub fn output(&self) -> &[u8] {
-        &self.output[self.written..]
+    /// Whether there is anything to be written.
+    pub fn has_output(&self) -> bool {
+        self.output.len() > 0
+    }
+
+    /// What is to be written, piece after piece; none of them is empty.
+    pub fn output(&self) -> impl Iterator<Item = &[u8]> {
+        self.output.pieces()
     }
 
     /// The socket has taken so many bytes of it.
     pub fn wrote(&mut self, count: usize) {
-        self.written += count;
-        if self.written >= self.output.len() {
-            self.written = 0;
-            self.output.clear();
-            if self.output.capacity() > OUTPUT_BYTES_KEPT {
-                self.output.shrink_to(OUTPUT_BYTES_KEPT);
-            }
-        } else if self.written >= OUTPUT_BYTES_KEPT.max(self.output.len() / 2) {
-            // A peer that always leaves something unread must not make us keep all that it has read. What is moved is at
-            // most what was written since the last time.
-            self.output.drain(..self.written);
-            self.written = 0;
-        }
+        self.output.wrote(count);
     }
 
     /// Calls under way.
@@ -331,12 +320,12 @@ impl<T> ClientConnection<T> {
 
     /// Asks the peer for a sign of life.
     pub fn ping(&mut self) {
-        frame::write_ping(&mut self.output, 0, b"corebid?");
+        frame::write_ping(self.output.own(), 0, b"corebid?");
     }
 
     /// Tells the peer that the connection ends in good order.
     pub fn say_goodbye(&mut self) {
-        frame::write_go_away(&mut self.output, code::NO_ERROR);
+        frame::write_go_away(self.output.own(), code::NO_ERROR);
     }
 
     /// The connection is gone: takes out all calls. `true` with those that the peer cannot have begun to answer,
@@ -348,7 +337,7 @@ impl<T> ClientConnection<T> {
     }
 
     fn backlog_bytes(&self) -> usize {
-        self.output.len() - self.written + self.waiting_bytes
+        self.output.len() + self.waiting_bytes
     }
 
     fn write_head(&mut self, id: u32, block: &RequestBlock, body_bytes: usize) {
@@ -356,7 +345,7 @@ impl<T> ClientConnection<T> {
         let (constant, end) = (block.bytes(), RequestBlock::end(body_bytes, &mut room));
         let end_stream = if body_bytes == 0 { flag::END_STREAM } else { 0 };
         let length = constant.len() + end.len();
-        let out = &mut self.output;
+        let out = self.output.own();
         if length <= self.peer.frame_bytes_max {
             frame::write_header(out, length, kind::HEADERS, end_stream | flag::END_HEADERS, id);
             out.extend_from_slice(constant);
@@ -378,20 +367,20 @@ impl<T> ClientConnection<T> {
         }
     }
 
-    /// Writes as much of a body, or of its rest, as the windows allow. Returns how much that was.
-    fn write_body(&mut self, id: u32, body: &[u8], stream_window: i64) -> usize {
+    /// Writes as much of a body from `from` on as the windows allow. Returns how much that was.
+    fn write_body(&mut self, id: u32, body: &Body, from: usize, stream_window: i64) -> usize {
         let window = usize::try_from(self.send_window.min(stream_window)).unwrap_or(0);
-        let (now, later) = body.split_at(body.len().min(window));
-        let mut parts = now.chunks(self.peer.frame_bytes_max).peekable();
-        while let Some(part) = parts.next() {
-            let is_last = parts.peek().is_none() && later.is_empty();
-            let flags = if is_last { flag::END_STREAM } else { 0 };
-            frame::write_header(&mut self.output, part.len(), kind::DATA, flags, id);
-            self.output.extend_from_slice(part);
+        let to = body.len().min(from + window);
+        for begin in (from..to).step_by(self.peer.frame_bytes_max) {
+            let end = to.min(begin + self.peer.frame_bytes_max);
+            let flags = if end == body.len() { flag::END_STREAM } else { 0 };
+            frame::write_header(self.output.own(), end - begin, kind::DATA, flags, id);
+            self.output.share(body, begin..end);
             self.earn_idle_frames(IDLE_FRAMES_PER_DATA);
         }
-        self.send_window -= i64::try_from(now.len()).unwrap_or(i64::MAX);
-        now.len()
+        let sent = to - from;
+        self.send_window -= i64::try_from(sent).unwrap_or(i64::MAX);
+        sent
     }
 
     /// Sends what has waited, the longest first, as far as the windows allow now.
@@ -406,7 +395,7 @@ impl<T> ClientConnection<T> {
             if self.send_window <= 0 || window <= 0 {
                 return true;
             }
-            let sent = self.write_body(rest.id, &rest.body[rest.sent..], window);
+            let sent = self.write_body(rest.id, &rest.body, rest.sent, window);
             rest.sent += sent;
             self.waiting_bytes -= sent;
             let done = rest.sent == rest.body.len();
@@ -515,7 +504,7 @@ impl<T> ClientConnection<T> {
         }
         if stream.unreported > stream_window / 2 {
             let increment = std::mem::take(&mut stream.unreported);
-            frame::write_window_update(&mut self.output, id, increment);
+            frame::write_window_update(self.output.own(), id, increment);
         }
         Ok(())
     }
@@ -526,7 +515,7 @@ impl<T> ClientConnection<T> {
             return Err(Violation::new(code::FLOW_CONTROL_ERROR, "window passed"));
         }
         if self.unreported > CONNECTION_WINDOW / 2 {
-            frame::write_window_update(&mut self.output, 0, self.unreported);
+            frame::write_window_update(self.output.own(), 0, self.unreported);
             self.unreported = 0;
         }
         Ok(())
@@ -678,7 +667,7 @@ impl<T> ClientConnection<T> {
             self.spend_idle_frame()?;
             self.on_setting(id, u32::from_be_bytes(*value))?;
         }
-        frame::write_header(&mut self.output, 0, kind::SETTINGS, flag::ACK, 0);
+        frame::write_header(self.output.own(), 0, kind::SETTINGS, flag::ACK, 0);
         Ok(())
     }
 
@@ -720,7 +709,7 @@ impl<T> ClientConnection<T> {
         }
         self.spend_idle_frame()?;
         if !frame.has(flag::ACK) {
-            frame::write_ping(&mut self.output, flag::ACK, frame.payload);
+            frame::write_ping(self.output.own(), flag::ACK, frame.payload);
         }
         Ok(())
     }
@@ -874,7 +863,7 @@ impl<T> ClientConnection<T> {
 
     fn give_up(&mut self, id: u32, code: u32) -> Option<T> {
         let tag = self.forget(id)?;
-        frame::write_reset(&mut self.output, id, code);
+        frame::write_reset(self.output.own(), id, code);
         self.given_up_to = self.given_up_to.max(id);
         Some(tag)
     }

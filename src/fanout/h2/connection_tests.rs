@@ -74,16 +74,16 @@ type Client = ClientConnection<u32>;
 fn client(calls: u32) -> Client {
     let mut client = Client::new(BODY_BYTES_MAX);
     for call in 0..calls {
-        client.start(&request(), b"body", call).unwrap();
+        client.start(&request(), &Body::from(b"body"), call).unwrap();
     }
-    client.wrote(client.output().len());
+    written(&mut client);
     client
 }
 
 fn greeted(calls: u32) -> Client {
     let mut client = client(calls);
     assert_eq!(feed(&mut client, &settings(&[])), "");
-    client.wrote(client.output().len());
+    written(&mut client);
     client
 }
 
@@ -110,11 +110,18 @@ fn feed(client: &mut Client, input: &[u8]) -> String {
     said.join(" | ")
 }
 
+/// What is to be written, all of it.
+fn written(client: &mut Client) -> Vec<u8> {
+    let output = client.output().collect::<Vec<_>>().concat();
+    client.wrote(output.len());
+    assert!(!client.has_output());
+    output
+}
+
 /// What the client has sent since this was last asked: kind, flags, stream and length of each frame, or the number in
 /// it.
 fn sent(client: &mut Client) -> String {
-    let output = client.output().to_vec();
-    client.wrote(output.len());
+    let output = written(client);
     let mut rest = output.strip_prefix(frame::PREFACE).unwrap_or(&output);
     let mut said = Vec::new();
     while !rest.is_empty() {
@@ -151,9 +158,9 @@ const OK: &str = ":status 200, content-type application/json";
 #[test]
 fn the_first_words() {
     let mut client = Client::new(BODY_BYTES_MAX);
-    assert!(client.output().starts_with(frame::PREFACE));
-    client.start(&request(), b"body", 0).unwrap();
-    client.start(&request(), b"", 1).unwrap();
+    assert!(client.output().next().unwrap().starts_with(frame::PREFACE));
+    client.start(&request(), &Body::from(b"body"), 0).unwrap();
+    client.start(&request(), &Body::from(b""), 1).unwrap();
     assert_eq!(
         sent(&mut client),
         "settings, window 0 1073676289, head 1, data! 1 4, head! 3",
@@ -566,7 +573,10 @@ fn resets_and_go_away_say_what_may_be_asked_again() {
     let mut client = greeted(2);
     feed(&mut client, &go_away(3, 0));
     assert!(client.is_retired());
-    assert_eq!(client.start(&request(), b"", 9), Err(Refused::Retired));
+    assert_eq!(
+        client.start(&request(), &Body::from(b""), 9),
+        Err(Refused::Retired)
+    );
     assert_eq!(client.calls(), 2);
 }
 
@@ -581,7 +591,7 @@ fn a_lost_connection_tells_which_calls_it_cannot_have_begun() {
     let mut client = client(2);
     assert_eq!(lost(&mut client), [(0, false), (1, false)], "never heard of");
     let mut client = greeted(2);
-    client.start(&request(), b"", 2).unwrap();
+    client.start(&request(), &Body::from(b""), 2).unwrap();
     assert_eq!(lost(&mut client), [(0, false), (1, false), (2, true)]);
 }
 
@@ -641,25 +651,28 @@ fn a_flood_of_settings_in_one_frame_counts_each() {
 fn what_was_written_is_given_back_though_something_is_always_left() {
     let mut client = greeted(0);
     feed(&mut client, &window(0, 0x7000_0000));
-    let body = vec![b'x'; 4_000];
+    let body = Body::from(vec![b'x'; 4_000]);
     for call in 0..2_000 {
         let id = client.start(&request(), &body, call).unwrap();
-        client.wrote(client.output().len() - 1);
+        client.wrote(client.output.len() - 1);
         client.cancel(id);
     }
-    let held = client.output.len();
-    assert!(held < 2 * OUTPUT_BYTES_KEPT, "{held} bytes of 8 MB are kept");
+    let held = client.output.held_bytes();
+    assert!(
+        held < 2 * crate::fanout::h2::output::BYTES_KEPT,
+        "{held} bytes of 8 MB are kept"
+    );
 }
 
 #[test]
 fn no_more_streams_than_the_peer_wants() {
     let mut client = client(3);
     feed(&mut client, &settings(&[(setting::MAX_CONCURRENT_STREAMS, 2)]));
-    assert_eq!(client.start(&request(), b"", 9), Err(Refused::Full));
+    assert_eq!(client.start(&request(), &Body::from(b""), 9), Err(Refused::Full));
     feed(&mut client, &head(1, END, OK));
-    assert_eq!(client.start(&request(), b"", 9), Err(Refused::Full));
+    assert_eq!(client.start(&request(), &Body::from(b""), 9), Err(Refused::Full));
     feed(&mut client, &head(3, END, OK));
-    assert_eq!(client.start(&request(), b"", 9), Ok(7));
+    assert_eq!(client.start(&request(), &Body::from(b""), 9), Ok(7));
     feed(&mut client, &settings(&[(setting::MAX_CONCURRENT_STREAMS, 0)]));
     assert_eq!(client.has_room(0), Err(Refused::Full));
     assert!(!client.is_retired());
@@ -671,9 +684,15 @@ fn stream_ids_run_out() {
     client.next_id = frame::STREAM_ID_MAX;
     client.streams = Streams::new(frame::STREAM_ID_MAX);
     assert!(!client.is_retired());
-    assert_eq!(client.start(&request(), b"", 7), Ok(frame::STREAM_ID_MAX));
+    assert_eq!(
+        client.start(&request(), &Body::from(b""), 7),
+        Ok(frame::STREAM_ID_MAX)
+    );
     assert!(client.is_retired());
-    assert_eq!(client.start(&request(), b"", 8), Err(Refused::Retired));
+    assert_eq!(
+        client.start(&request(), &Body::from(b""), 8),
+        Err(Refused::Retired)
+    );
     assert_eq!(
         feed(&mut client, &head(frame::STREAM_ID_MAX, END, OK)),
         "7: 200 \"\""
@@ -682,7 +701,7 @@ fn stream_ids_run_out() {
 
 #[test]
 fn bodies_wait_for_the_windows_in_their_order() {
-    let body = |length: usize| vec![b'x'; length];
+    let body = |length: usize| Body::from(vec![b'x'; length]);
     let mut client = greeted(0);
     for call in 0..3 {
         client.start(&request(), &body(30_000), call).unwrap();
@@ -711,8 +730,8 @@ fn a_stream_without_window_does_not_hold_up_the_others() {
     let mut client = client(0);
     feed(&mut client, &settings(&[(setting::INITIAL_WINDOW_SIZE, 3)]));
     sent(&mut client);
-    client.start(&request(), b"12345", 0).unwrap();
-    client.start(&request(), b"123", 1).unwrap();
+    client.start(&request(), &Body::from(b"12345"), 0).unwrap();
+    client.start(&request(), &Body::from(b"123"), 1).unwrap();
     assert_eq!(sent(&mut client), "head 1, data 1 3, head 3, data! 3 3");
     // 3 of the window's 1 are used: it is below zero until 2 more have come.
     feed(&mut client, &settings(&[(setting::INITIAL_WINDOW_SIZE, 1)]));
@@ -744,7 +763,9 @@ fn a_stream_without_window_does_not_hold_up_the_others() {
 fn a_request_that_is_over_is_not_sent_on() {
     let started = || {
         let mut client = greeted(0);
-        client.start(&request(), &vec![0; 65_535 + 10], 0).unwrap();
+        client
+            .start(&request(), &Body::from(&[0; 65_535 + 10]), 0)
+            .unwrap();
         sent(&mut client);
         assert_eq!(client.waiting_bytes, 10);
         client
@@ -767,12 +788,12 @@ fn a_request_that_is_over_is_not_sent_on() {
 #[test]
 fn who_takes_nothing_is_not_given_more() {
     let mut client = greeted(0);
-    let body = vec![0; 1 << 20];
+    let body = Body::from(vec![0; 1 << 20]);
     for call in 0..3 {
         client.start(&request(), &body, call).unwrap();
     }
     assert_eq!(client.start(&request(), &body, 9), Err(Refused::Behind));
-    assert!(client.start(&request(), b"small", 9).is_ok());
+    assert!(client.start(&request(), &Body::from(b"small"), 9).is_ok());
 }
 
 #[test]
@@ -780,13 +801,15 @@ fn large_requests_are_cut_as_the_peer_wants() {
     let mut options = dsp(0, false);
     options.target.path = format!("/{}", "p".repeat(20_000));
     let mut client = greeted(0);
-    client.start(&RequestBlock::new(&options), b"", 0).unwrap();
+    client
+        .start(&RequestBlock::new(&options), &Body::from(b""), 0)
+        .unwrap();
     let said = sent(&mut client);
     assert!(said.starts_with("head! 1, kind 9 "), "{said}");
     feed(&mut client, &settings(&[(setting::MAX_FRAME_SIZE, 50_000)]));
     sent(&mut client);
     client
-        .start(&RequestBlock::new(&options), &[0; 40_000], 0)
+        .start(&RequestBlock::new(&options), &Body::from(&[0; 40_000]), 0)
         .unwrap();
     assert_eq!(sent(&mut client), "head 3, data! 3 40000");
 }

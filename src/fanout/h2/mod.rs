@@ -9,6 +9,7 @@ mod connection;
 mod frame;
 pub mod hpack;
 mod huffman;
+mod output;
 mod streams;
 
 pub use connection::{ClientConnection, Event, Head, Refused};

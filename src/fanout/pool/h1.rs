@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use super::{Age, Alive, Connections, Dsp, Fate, Pool, PoolLimits, Token, Wire};
@@ -80,7 +81,7 @@ impl Pool {
             return Ok(());
         }
         call.reused = false;
-        let unsent = [&head, outgoing.body].concat();
+        let unsent = [&head[..], outgoing.body].concat();
         let Some(unsent) = self.wait_for_one_opening(side, call, unsent) else {
             return Ok(());
         };
@@ -276,8 +277,8 @@ impl Exchange {
     }
 
     /// Sends a request, keeping what the kernel does not take for [`Self::flush`].
-    fn send(&mut self, channel: &mut Channel, head: &[u8], body: &[u8]) -> std::io::Result<()> {
-        let sent = match channel.send(head, body)? {
+    fn send(&mut self, channel: &mut Channel, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let sent = match channel.send(&[IoSlice::new(head), IoSlice::new(body)])? {
             Progress::Moved(count) => count,
             Progress::WouldBlock => 0,
         };
@@ -289,9 +290,9 @@ impl Exchange {
         Ok(())
     }
 
-    pub(super) fn flush(&mut self, channel: &mut Channel) -> std::io::Result<()> {
+    pub(super) fn flush(&mut self, channel: &mut Channel) -> io::Result<()> {
         while !self.unsent.is_empty() {
-            match channel.send(&self.unsent, &[])? {
+            match channel.send(&[IoSlice::new(&self.unsent)])? {
                 Progress::Moved(count) => drop(self.unsent.drain(..count)),
                 Progress::WouldBlock => return Ok(()),
             }

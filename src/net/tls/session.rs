@@ -2,7 +2,7 @@
 //! have gathered becomes few records in one buffer and leaves in one write, and what one read brings is decrypted
 //! where it lies.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 
 use rustls::HandshakeKind;
@@ -122,9 +122,9 @@ impl Session {
         Ok(Received::Bytes { count, drained })
     }
 
-    /// Encrypts as much of `head` followed by `body` as goes into one write and sends that. What the kernel does
+    /// Encrypts as much of `pieces`, one after another, as goes into one write and sends that. What the kernel does
     /// not take of it is sent by [`Self::flush`]; as long as there is any, no more is encrypted.
-    pub(in crate::net) fn send(&mut self, socket: &Socket, head: &[u8], body: &[u8]) -> io::Result<Progress> {
+    pub(in crate::net) fn send(&mut self, socket: &Socket, pieces: &[IoSlice<'_>]) -> io::Result<Progress> {
         self.flush(socket)?;
         if self.has_unsent() || self.tls.is_handshaking() {
             return Ok(Progress::WouldBlock);
@@ -132,15 +132,10 @@ impl Session {
         let mut partial = std::mem::take(&mut self.partial);
         let scratch = Rc::clone(&self.scratch);
         let mut joined = scratch.0.borrow_mut();
-        let plaintext = if body.is_empty() || head.len() >= CIPHERTEXT_BYTES {
-            &head[..head.len().min(CIPHERTEXT_BYTES)]
-        } else {
-            // One record instead of two: a DSP need not wake up for a head without its body.
-            let body = &body[..body.len().min(CIPHERTEXT_BYTES - head.len())];
-            let (first, second) = joined.split_at_mut(head.len());
-            first.copy_from_slice(head);
-            second[..body.len()].copy_from_slice(body);
-            &joined[..head.len() + body.len()]
+        let plaintext = match pieces {
+            [all] => &all[..all.len().min(CIPHERTEXT_BYTES)],
+            // In as few records as will do: a DSP need not wake up for a head without its body.
+            pieces => join(pieces, &mut joined),
         };
         // What was received whole was processed then: nothing but the encryption is left to do.
         let result = self.process(&mut partial, Then::Encrypt(plaintext), |_| ());
@@ -155,7 +150,7 @@ impl Session {
     /// Sends records that the kernel had no room for.
     pub(in crate::net) fn flush(&mut self, socket: &Socket) -> io::Result<()> {
         while self.has_unsent() {
-            match socket.send(&self.outgoing[self.written..], &[])? {
+            match socket.send(&[IoSlice::new(&self.outgoing[self.written..])])? {
                 Progress::Moved(count) => self.written += count,
                 Progress::WouldBlock => return Ok(()),
             }
@@ -320,6 +315,18 @@ fn append(
     };
     outgoing.truncate(before + count);
     Ok(())
+}
+
+/// As much of `pieces` as `room` holds.
+fn join<'a>(pieces: &[IoSlice<'_>], room: &'a mut [u8]) -> &'a [u8] {
+    let mut count = 0;
+    for piece in pieces {
+        let left = &mut room[count..];
+        let taken = piece.len().min(left.len());
+        left[..taken].copy_from_slice(&piece[..taken]);
+        count += taken;
+    }
+    &room[..count]
 }
 
 fn in_tls(error: rustls::Error) -> io::Error {

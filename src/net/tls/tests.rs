@@ -1,6 +1,6 @@
 //! Files as an operator may get them wrong, and what goes over the wire.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
@@ -193,6 +193,11 @@ fn records(tcp: &mut TcpStream, count: usize) -> Vec<usize> {
     (0..count).map(|_| record()).collect()
 }
 
+fn send(channel: &mut Channel, pieces: &[&[u8]]) -> Progress {
+    let pieces: Vec<_> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    channel.send(&pieces).unwrap()
+}
+
 #[test]
 fn what_is_sent_together_shares_records() {
     // TLS 1.3 adds a byte of type and 16 of authentication to each record of at most 16 kB.
@@ -201,31 +206,30 @@ fn what_is_sent_together_shares_records() {
     let (mut tcp, _tls) = serves.join().unwrap();
     // A head and a body of HTTP/1.1: one record.
     assert_eq!(
-        channel.send(&[b'h'; 200], &[b'b'; 1_300]).unwrap(),
+        send(&mut channel, &[&[b'h'; 200], &[b'b'; 1_300]]),
         Progress::Moved(1_500)
     );
     assert_eq!(records(&mut tcp, 1), [1_500 + ADDED]);
-    // What forty calls have gathered: full records, in one go.
+    // What forty calls have gathered: full records, in one go, of however many pieces.
+    let pieces = [&[b'x'; 700][..]; 80];
+    assert_eq!(send(&mut channel, &pieces), Progress::Moved(80 * 700));
+    let expected = [16_384, 16_384, 16_384, 80 * 700 - 3 * 16_384];
+    assert_eq!(records(&mut tcp, 4), expected.map(|plain| plain + ADDED));
     let gathered = vec![b'x'; 40 * 1_400];
-    assert_eq!(
-        channel.send(&gathered, &[]).unwrap(),
-        Progress::Moved(gathered.len())
-    );
+    assert_eq!(send(&mut channel, &[&gathered]), Progress::Moved(gathered.len()));
     let expected = [16_384, 16_384, 16_384, gathered.len() - 3 * 16_384];
     assert_eq!(records(&mut tcp, 4), expected.map(|plain| plain + ADDED));
     // More than that is for the next write.
     assert_eq!(
-        channel.send(&vec![b'x'; CIPHERTEXT_BYTES + 1], &[]).unwrap(),
+        send(&mut channel, &[&[b'x'; CIPHERTEXT_BYTES + 1]]),
         Progress::Moved(CIPHERTEXT_BYTES)
     );
     assert_eq!(
-        channel
-            .send(&[b'h'; 1_000], &vec![b'b'; CIPHERTEXT_BYTES])
-            .unwrap(),
+        send(&mut channel, &[&[b'h'; 1_000], &[b'b'; CIPHERTEXT_BYTES]]),
         Progress::Moved(CIPHERTEXT_BYTES)
     );
     assert_eq!(
-        channel.send(&vec![b'h'; CIPHERTEXT_BYTES], b"body").unwrap(),
+        send(&mut channel, &[&[b'h'; CIPHERTEXT_BYTES], b"body"]),
         Progress::Moved(CIPHERTEXT_BYTES)
     );
 }
@@ -236,7 +240,7 @@ fn a_full_socket_holds_at_most_one_write_of_records() {
     let (mut channel, serves) = after_the_handshake();
     let (mut tcp, _tls) = serves.join().unwrap();
     let mut sent = 0;
-    while let Progress::Moved(count) = channel.send(&[b'x'; 40_000], &[]).unwrap() {
+    while let Progress::Moved(count) = send(&mut channel, &[&[b'x'; 40_000]]) {
         sent += count;
         assert!(sent < 64 << 20, "the kernel takes no end of it");
     }
@@ -294,7 +298,7 @@ fn in_order_whatever_the_pieces(version: &'static rustls::SupportedProtocolVersi
     assert!(read == text, "{} of {} bytes", read.len(), text.len());
     assert_eq!(channel.receive(&mut buffer).unwrap(), Received::End);
     // We have not said that we end, so we may still speak; then we do.
-    assert_eq!(channel.send(b"bye", b"").unwrap(), Progress::Moved(3));
+    assert_eq!(send(&mut channel, &[b"bye"]), Progress::Moved(3));
     channel.goodbye();
     let mut tcp = sends.join().unwrap();
     assert_eq!(records(&mut tcp, 1), [3 + added]);
