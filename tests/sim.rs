@@ -6,6 +6,11 @@
 //! the world itself makes; it sells what the slow twin of the auction sells on what had arrived; and at the end no fan-out,
 //! timer or arena is left behind.
 //!
+//! In two worlds of five DSPs have the real breakers, caps and patience at their gates, and break for a while. A sentry beside
+//! each says whom every request may ask and must: an open breaker lets nothing through but its probes, opens and closes for a
+//! reason alone, and when its DSP works again is closed within its own times; no second has more calls than a cap says,
+//! by whichever shards.
+//!
 //! A world that fails names its seed: `COREBID_SIM_SEED=4711 cargo test --test sim -- --nocapture` plays it again, telling
 //! what happens. `COREBID_SIM_SEEDS=1000000 cargo test --release --test sim` plays so many.
 
@@ -23,6 +28,8 @@ mod bidding;
 mod chance;
 #[path = "sim/network.rs"]
 mod network;
+#[path = "sim/sentry.rs"]
+mod sentry;
 #[path = "sim/trace.rs"]
 mod trace;
 #[path = "sim/twin.rs"]

@@ -197,6 +197,13 @@ impl Gates {
         }
     }
 
+    /// The state of a DSP's breaker, if it has one.
+    #[must_use]
+    pub fn breaker_state(&self, dsp: DspId) -> Option<BreakerState> {
+        let gate = &self.gates.borrow()[dsp.index()];
+        gate.breaker.as_ref().map(Breaker::state)
+    }
+
     /// The state of a DSP's breaker, if it has one, and how it has changed since this was asked last.
     pub fn breaker(&self, dsp: DspId) -> Option<(BreakerState, BreakerChanges)> {
         let breaker = &mut self.gates.borrow_mut()[dsp.index()].breaker;

@@ -12,7 +12,7 @@ use crate::fanout::{self, BreakerChanges, DspId, DspSet, Gates, MilliQps};
 use crate::telemetry::{BreakerState, Recorder};
 
 /// One shard's.
-pub(super) struct GateKeeper {
+pub struct GateKeeper {
     shard: usize,
     gates: Rc<Gates>,
     recorder: Rc<Recorder>,
@@ -26,7 +26,9 @@ pub(super) struct GateKeeper {
 }
 
 impl GateKeeper {
-    pub(super) fn new(
+    /// For the gates to these DSPs, of whose caps `quotas` are the shares.
+    #[must_use]
+    pub fn new(
         shard: usize,
         dsps: &DspSet,
         quotas: &Arc<Quotas>,
@@ -47,12 +49,14 @@ impl GateKeeper {
         keeper
     }
 
-    pub(super) fn gates(&self) -> &Rc<Gates> {
+    /// What it looks after.
+    #[must_use]
+    pub fn gates(&self) -> &Rc<Gates> {
         &self.gates
     }
 
     /// New bid requests go to these DSPs from now on.
-    pub(super) fn meet(&self, dsps: &DspSet, quotas: &Arc<Quotas>, now: Instant) {
+    pub fn meet(&self, dsps: &DspSet, quotas: &Arc<Quotas>, now: Instant) {
         self.gates.meet(dsps);
         let mut wanted = self.wanted.borrow_mut();
         for (position, (id, _)) in dsps.iter().enumerate() {
@@ -67,7 +71,7 @@ impl GateKeeper {
     }
 
     /// Settles shares of caps anew. For each round of care.
-    pub(super) fn settle(&self, now: Instant) {
+    pub fn settle(&self, now: Instant) {
         let passed = now.since(self.settled_at.replace(now));
         let mut wanted = self.wanted.borrow_mut();
         let quotas = self.quotas.borrow();

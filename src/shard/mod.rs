@@ -35,11 +35,11 @@ use crate::telemetry::{ConnectionState, EventLog, EventSource, Recorder, Recorde
 use accept::{Door, Queue};
 use balance::Member;
 use driver::Driver;
-use gates::GateKeeper;
 use observer::PoolObserver;
 
 pub use balance::Balance;
 pub use cores::{CoreError, choose_cores};
+pub use gates::GateKeeper;
 pub use quota::Quotas;
 
 /// glommio registers this much memory for storage I/O, which a shard does not do; it counts against

@@ -33,6 +33,8 @@ pub(crate) struct Answered {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
     pub(crate) bids: Vec<Bid>,
+    /// It says that the DSP works, whatever it bids.
+    pub(crate) is_an_answer: bool,
 }
 
 impl Asked {
@@ -51,6 +53,18 @@ impl Asked {
             is_invalid: chance.permille(20),
             // Of the longest, three are more than a fan-out holds before it reads them.
             markup_bytes: if chance.permille(15) { 24 << 10 } else { 1 },
+        }
+    }
+
+    /// One that every DSP has all its time for.
+    pub(crate) fn plain(number: usize) -> Self {
+        Self {
+            id: format!("request-{number}"),
+            floors: vec![0],
+            at: None,
+            tmax: None,
+            is_invalid: false,
+            markup_bytes: 1,
         }
     }
 
@@ -81,23 +95,29 @@ impl Asked {
 }
 
 impl Answered {
-    /// Some bids, no bid in one of its forms, or something that is no answer to this request.
-    pub(crate) fn draw(chance: &mut Chance, asked: &Asked, dsp: usize) -> Self {
+    /// Some bids, no bid in one of its forms, or, of a DSP that is not well, something that is no answer to this request.
+    pub(crate) fn draw(chance: &mut Chance, asked: &Asked, dsp: usize, is_well: bool) -> Self {
         let request = &asked.id;
         let no_bids = |status, body: String| Self {
             status,
             body: body.into_bytes(),
             bids: Vec::new(),
+            is_an_answer: true,
+        };
+        let no_answer = |status, body: String| Self {
+            is_an_answer: false,
+            ..no_bids(status, body)
         };
         match chance.below(20) {
+            4..=6 if is_well => Self::with_bids(chance, asked, dsp),
             0 => no_bids(204, String::new()),
             1 => no_bids(200, String::new()),
             2 => no_bids(200, format!(r#"{{"id":"{request}","seatbid":[]}}"#)),
             3 => no_bids(200, format!(r#"{{"id":"{request}","nbr":2}}"#)),
-            4 => no_bids(500, "<html>oops</html>".to_owned()),
-            5 => no_bids(200, r#"{"id":"#.to_owned()),
+            4 => no_answer(500, "<html>oops</html>".to_owned()),
+            5 => no_answer(200, r#"{"id":"#.to_owned()),
             // A price of its own that must not enter, however good it is.
-            6 => no_bids(
+            6 => no_answer(
                 200,
                 r#"{"id":"another","seatbid":[{"bid":[{"id":"x","impid":"0","price":99,"adm":"x"}]}]}"#
                     .to_owned(),
@@ -132,6 +152,7 @@ impl Answered {
             status: 200,
             body: body.into_bytes(),
             bids,
+            is_an_answer: true,
         }
     }
 }

@@ -29,6 +29,18 @@ struct Temper {
 }
 
 impl Temper {
+    const WELL: Self = Self {
+        median: Duration::ZERO,
+        fails: 0,
+        stalls: 0,
+        refuses: 0,
+        panics: 0,
+    };
+
+    fn is_well(self) -> bool {
+        self.median.is_zero()
+    }
+
     fn draw(chance: &mut Chance) -> Self {
         let mut share = |of_ten: u64, most: u64| {
             if chance.below(10) < of_ten {
@@ -46,6 +58,29 @@ impl Temper {
             panics,
         }
     }
+}
+
+/// What the gate of a DSP has to do with, as it happens to one bid request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Seen {
+    /// A call was made, which has until then.
+    Asked { dsp: usize, due_at: Instant },
+    /// A call could not be made.
+    Refused { dsp: usize },
+    /// A call ended and was waited for: what that says of the DSP, where it is not the time it took that does.
+    Ended { dsp: usize, at: Instant, how: End },
+    /// A call made us panic.
+    Panicked,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Good,
+    Bad,
+    /// Too late.
+    Late,
+    /// It is made once more if there is time.
+    Stale,
 }
 
 /// Something on its way.
@@ -75,11 +110,15 @@ pub(crate) struct Arrived {
     /// Calls whose end has not come, and when that of the last one came.
     pub(crate) under_way: usize,
     pub(crate) last_end_at: Option<Instant>,
+    /// Not looked at yet.
+    pub(crate) seen: Vec<Seen>,
 }
 
 pub(crate) struct Network {
     chance: RefCell<Chance>,
-    tempers: Vec<Temper>,
+    tempers: RefCell<Vec<Temper>>,
+    /// By DSP: from when until when nothing of it works.
+    outages: RefCell<Vec<Option<(Instant, Instant)>>>,
     clock: Rc<Cell<Instant>>,
     gatherings: Rc<Gatherings>,
     under_way: RefCell<Vec<Under>>,
@@ -103,7 +142,11 @@ impl Network {
         Self {
             trace,
             calls: RefCell::new(vec![0; dsps]),
-            tempers: (0..dsps).map(|_| Temper::draw(&mut chance)).collect(),
+            tempers: (0..dsps)
+                .map(|_| Temper::draw(&mut chance))
+                .collect::<Vec<_>>()
+                .into(),
+            outages: vec![None; dsps].into(),
             chance: RefCell::new(chance),
             clock,
             gatherings,
@@ -113,6 +156,35 @@ impl Network {
             late: Cell::default(),
             retried: Cell::default(),
         }
+    }
+
+    /// No DSP makes us panic.
+    pub(crate) fn without_panics(&self) {
+        for temper in self.tempers.borrow_mut().iter_mut() {
+            temper.panics = 0;
+        }
+    }
+
+    /// Nothing of this DSP works for some time.
+    pub(crate) fn breaks(&self, dsp: usize, from: Instant, until: Instant) {
+        self.outages.borrow_mut()[dsp] = Some((from, until));
+    }
+
+    /// All DSPs work from now on, and quickly.
+    pub(crate) fn mend(&self) {
+        self.outages.borrow_mut().fill(None);
+        self.tempers.borrow_mut().fill(Temper::WELL);
+    }
+
+    /// Whether calls are under way, to be waited for or not.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.under_way.borrow().is_empty()
+    }
+
+    /// What has happened to a request's calls since this was asked last.
+    pub(crate) fn take_seen(&self, request: &str) -> Vec<Seen> {
+        let mut requests = self.requests.borrow_mut();
+        std::mem::take(&mut requests.get_mut(request).unwrap().1.seen)
     }
 
     /// From now on there may be calls for this request.
@@ -155,6 +227,12 @@ impl Network {
     /// As the pool does it: what is read after its time is late, in whatever order things are looked at.
     fn end(&self, under: Under, now: Instant) {
         let is_late = now > under.due_at;
+        let how = match &under.ends {
+            Ends::Failed(CallFailure::Stale) => End::Stale,
+            Ends::Answered(_) if is_late => End::Late,
+            Ends::Answered(answered) if answered.is_an_answer => End::Good,
+            Ends::Answered(_) | Ends::Failed(_) => End::Bad,
+        };
         let result = match under.ends {
             Ends::Failed(failure) => Err(failure),
             Ends::Answered(_) if is_late => {
@@ -180,7 +258,16 @@ impl Network {
         let (request, dsp) = (&under.request, under.dsp);
         self.trace
             .note(now, format_args!("{request} at {dsp}: {said:?}, late {is_late}"));
-        self.gatherings.complete(under.ticket, now, result);
+        if self.gatherings.complete(under.ticket, now, result) {
+            let dsp = under.dsp;
+            self.see(&under.request, Seen::Ended { dsp, at: now, how });
+        }
+    }
+
+    fn see(&self, request: &str, seen: Seen) {
+        if let Some((_, arrived)) = self.requests.borrow_mut().get_mut(request) {
+            arrived.seen.push(seen);
+        }
     }
 
     fn ended(&self, request: &str, now: Instant) {
@@ -192,7 +279,12 @@ impl Network {
 
     fn ends(&self, call: &Outgoing<'_>, asked: &Asked) -> (Duration, Ends) {
         let dsp = call.dsp.index();
-        let temper = self.tempers[dsp];
+        let mut temper = self.tempers.borrow()[dsp];
+        let now = self.clock.get();
+        if self.outages.borrow()[dsp].is_some_and(|(from, until)| from <= now && now < until) {
+            temper.fails = 700;
+            temper.stalls = 1000;
+        }
         let mut chance = self.chance.borrow_mut();
         // A fourth of the median to eight times as long, in steps of doubling.
         let doublings = (chance.below(6) + chance.below(6)) / 2;
@@ -212,7 +304,8 @@ impl Network {
         } else {
             takes
         };
-        (takes, Ends::Answered(Answered::draw(&mut chance, asked, dsp)))
+        let answered = Answered::draw(&mut chance, asked, dsp, temper.is_well());
+        (takes, Ends::Answered(answered))
     }
 }
 
@@ -247,13 +340,17 @@ impl Transport for Network {
         } else {
             self.calls.borrow_mut()[call.dsp.index()] += 1;
         }
-        let temper = self.tempers[call.dsp.index()];
+        let (dsp, due_at) = (call.dsp.index(), call.due_at);
+        self.see(&request, Seen::Asked { dsp, due_at });
+        let temper = self.tempers.borrow()[dsp];
         if self.chance.borrow_mut().permille(temper.panics) {
+            self.see(&request, Seen::Panicked);
             self.requests.borrow_mut().get_mut(&request).unwrap().1.panicked = true;
             std::panic::panic_any(PANIC);
         }
         if self.chance.borrow_mut().permille(temper.refuses) {
             self.ended(&request, now);
+            self.see(&request, Seen::Refused { dsp });
             return Err(CallFailure::Throttled);
         }
         let (takes, ends) = self.ends(&call, &asked);

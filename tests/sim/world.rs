@@ -11,15 +11,20 @@ use std::time::Duration;
 
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, TICK, Timers};
-use corebid::fanout::{DspId, DspOptions, DspSet, Fanout, GateOptions, Gatherings, Protocol, Target};
+use corebid::fanout::{
+    BreakerOptions, Conduct, DspId, DspOptions, DspSet, Fanout, GateOptions, Gatherings, PatienceOptions,
+    Protocol, Target,
+};
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
 use corebid::orchestration::{Options, Orchestrator, Outcome, Panicked, isolate};
+use corebid::shard::{GateKeeper, Quotas};
 use corebid::telemetry::{self, Merged, Recorder, Roster, prometheus};
 
 use crate::bidding::Asked;
 use crate::chance::Chance;
-use crate::network::{Arrived, Network};
+use crate::network::{Arrived, End, Network, Seen};
+use crate::sentry::{Era, Sentry};
 use crate::trace::Trace;
 use crate::twin;
 
@@ -29,6 +34,9 @@ pub(crate) fn beginning() -> Instant {
 }
 
 const MARGIN: Duration = Duration::from_millis(3);
+
+/// How often shards settle their shares of caps.
+const CARE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What happened in all, so that a test which tests nothing is noticed.
 #[derive(Debug, Default, Clone, Copy)]
@@ -44,12 +52,19 @@ pub(crate) struct Tally {
     reloaded: u64,
     refused: u64,
     counted: u64,
+    tripped: u64,
+    opened_again: u64,
+    closed: u64,
+    probed: u64,
+    blocked: u64,
+    throttled: u64,
+    cut: u64,
     /// Of all worlds together.
     trace: u64,
 }
 
 impl Tally {
-    pub(crate) fn each(self) -> [(&'static str, u64); 11] {
+    pub(crate) fn each(self) -> [(&'static str, u64); 18] {
         [
             ("sold", self.sold),
             ("nothing sold", self.nothing_sold),
@@ -62,6 +77,13 @@ impl Tally {
             ("a reload", self.reloaded),
             ("a refusal", self.refused),
             ("calls counted", self.counted),
+            ("a breaker open", self.tripped),
+            ("a breaker open again", self.opened_again),
+            ("a breaker closed", self.closed),
+            ("a probe", self.probed),
+            ("an open breaker in the way", self.blocked),
+            ("a cap in the way", self.throttled),
+            ("a call cut short", self.cut),
         ]
     }
 
@@ -77,6 +99,13 @@ impl Tally {
         self.reloaded += other.reloaded;
         self.refused += other.refused;
         self.counted += other.counted;
+        self.tripped += other.tripped;
+        self.opened_again += other.opened_again;
+        self.closed += other.closed;
+        self.probed += other.probed;
+        self.blocked += other.blocked;
+        self.throttled += other.throttled;
+        self.cut += other.cut;
         self.trace = self.trace.wrapping_add(other.trace);
     }
 
@@ -95,8 +124,35 @@ struct Request {
     deadline: Instant,
     rules: Rules,
     hangs_up_at: Option<Instant>,
+    /// Whom the configuration that it met asks, with how long each may take.
+    dsps: Rc<[(usize, Duration)]>,
+    /// By DSP: calls that its gate has not heard of. None before it is known whom it asks.
+    calls: Option<Vec<(usize, Watched)>>,
     woken: Arc<Flag>,
     task: Pin<Box<dyn Future<Output = Answer>>>,
+}
+
+/// A call, as far as it concerns the DSP's gate.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    era: Era,
+    started: Instant,
+    due_at: Instant,
+    /// It may be given up on before the DSP's time is over, or has too little of it: then that says nothing.
+    is_fair: bool,
+}
+
+impl Watched {
+    /// What it says of the DSP that it did not answer until `at`.
+    fn timeout(self, at: Instant) -> Conduct {
+        let had = self.due_at.since(self.started);
+        // Looked at so late it is our own fault.
+        if self.is_fair && at.since(self.due_at) <= had / 4 {
+            Conduct::Bad
+        } else {
+            Conduct::Unknown
+        }
+    }
 }
 
 struct Flag(AtomicBool);
@@ -120,6 +176,20 @@ pub(crate) struct World {
     merged: Merged,
     /// The one that new requests meet.
     exchange: Option<(Rc<Exchange>, Rules, Duration)>,
+    /// Whom it asks.
+    asks: Rc<[(usize, Duration)]>,
+    /// By DSP, as they are as long as nobody changes them.
+    options: Vec<DspOptions>,
+    /// Looks after the gates of this shard, and of others that have nothing but a part in the caps.
+    keeper: Option<GateKeeper>,
+    neighbours: Vec<GateKeeper>,
+    sentries: Vec<Sentry>,
+    /// Whether DSPs have anything at their gates, and whether any has a cap.
+    is_gated: bool,
+    is_capped: bool,
+    settles_at: Instant,
+    reloaded_at: Instant,
+    arrived: usize,
     /// Those that have been reloaded away finish what they have.
     former: Vec<Weak<Exchange>>,
     dsps: usize,
@@ -148,9 +218,21 @@ impl World {
         );
         let roster = Roster::new((0..dsps).map(|dsp| format!("dsp{dsp}")).collect(), "USD");
         let (recorders, merged) = telemetry::channel(1);
+        let is_gated = chance.permille(400);
+        let is_capped = is_gated && chance.permille(400);
         let mut world = Self {
             seed,
             trace,
+            asks: Rc::new([]),
+            options: Vec::new(),
+            keeper: None,
+            neighbours: Vec::new(),
+            sentries: Vec::new(),
+            is_gated,
+            is_capped,
+            settles_at: clock.get(),
+            reloaded_at: clock.get(),
+            arrived: 0,
             stall_max: match chance.below(4) {
                 0 => Duration::from_millis(20),
                 1 => Duration::from_millis(1),
@@ -170,43 +252,128 @@ impl World {
             requests: Vec::new(),
             tally: Tally::default(),
         };
+        if is_capped {
+            // Nobody can see whether a call was made that would have come after one that made us panic.
+            world.network.without_panics();
+        }
+        world.options = (0..dsps).map(|dsp| world.dsp_options(dsp)).collect();
         world.reload();
         world
     }
 
     /// Plays until the last request is answered and the last call has ended.
     pub(crate) fn play(mut self) -> Tally {
-        let mut arrivals: Vec<Instant> = (0..self.chance.between(1, 12))
-            .map(|_| self.now().after(self.chance.micros(0, 100_000)))
+        let (most, lasts_us) = match (self.is_gated, self.chance.below(4)) {
+            (false, _) => (12, 100_000),
+            (true, 0) => (60, 4_000_000),
+            (true, _) => (60, 400_000),
+        };
+        if self.is_gated {
+            self.draw_outages(lasts_us);
+        }
+        let mut arrivals: Vec<Instant> = (0..self.chance.between(1, most))
+            .map(|_| self.now().after(self.chance.micros(0, lasts_us)))
             .collect();
-        let mut arrived = 0;
         loop {
             let now = self.now();
             while let Some(due) = arrivals.iter().position(|at| *at <= now) {
                 arrivals.swap_remove(due);
-                if self.chance.permille(100) {
+                if self.chance.permille(if self.is_gated { 30 } else { 100 }) {
                     self.reload();
                 }
-                self.arrive(arrived);
-                arrived += 1;
+                let asked = Asked::draw(&mut self.chance, self.arrived);
+                self.arrive(asked);
             }
-            if self.run_whoever_can() {
-                continue;
-            }
-            let hang_up = self.requests.iter().filter_map(|r| r.hangs_up_at).min();
-            let alarm = Some(self.alarm.get()).filter(|at| *at != Instant::FAR_FUTURE);
-            let next = [
-                arrivals.iter().min().copied(),
-                self.network.next_at(),
-                alarm,
-                hang_up,
-            ];
-            let Some(next) = next.into_iter().flatten().min() else {
+            if !self.go_on(arrivals.iter().min().copied()) {
                 break;
-            };
-            self.turn(next.max(now));
+            }
+        }
+        if self.is_gated {
+            self.check_that_all_are_asked_again();
         }
         self.check_that_nothing_is_left()
+    }
+
+    /// Until the next thing happens. False when nothing does any more.
+    fn go_on(&mut self, arrival: Option<Instant>) -> bool {
+        if self.run_whoever_can() {
+            return true;
+        }
+        let hang_up = self.requests.iter().filter_map(|r| r.hangs_up_at).min();
+        let alarm = Some(self.alarm.get()).filter(|at| *at != Instant::FAR_FUTURE);
+        let next = [arrival, self.network.next_at(), alarm, hang_up];
+        let Some(mut next) = next.into_iter().flatten().min() else {
+            return false;
+        };
+        if self.is_capped {
+            next = next.min(self.settles_at);
+        }
+        self.turn(next.max(self.now()));
+        true
+    }
+
+    fn draw_outages(&mut self, lasts_us: u64) {
+        for dsp in 0..self.dsps {
+            if self.chance.permille(500) {
+                let from = self.now().after(self.chance.micros(0, lasts_us));
+                let until = from.after(self.chance.micros(0, lasts_us));
+                self.network.breaks(dsp, from, until);
+            }
+        }
+    }
+
+    /// All DSPs work from now on: within the time that their options come to each is asked by every request again.
+    fn check_that_all_are_asked_again(&mut self) {
+        assert!(!self.network.is_busy() && self.requests.is_empty());
+        self.network.mend();
+        self.stall_max = Duration::ZERO;
+        let (mut pause, mut gap, mut calls) = (Duration::ZERO, Duration::ZERO, 0);
+        for &(dsp, _) in &*self.asks {
+            let (its_pause, its_gap, its_calls) = self.sentries[dsp].recovers();
+            (pause, gap, calls) = (pause.max(its_pause), gap.max(its_gap), calls.max(its_calls));
+        }
+        if self.is_capped {
+            // Probes that a cap does not hold up.
+            gap = gap.max(Duration::from_secs(1));
+        }
+        // What is left of a round in which some were given up, and one of its own.
+        for _ in 0..2 {
+            self.idle(pause);
+            for _ in 0..calls {
+                self.idle(gap);
+                self.ask();
+            }
+        }
+        for &(dsp, _) in &*Rc::clone(&self.asks) {
+            let sentry = &self.sentries[dsp];
+            assert!(sentry.is_closed(), "dsp{dsp} works: {sentry:?}");
+        }
+        self.idle(Duration::from_secs(2));
+        // Its gate asserts that with nothing in its way every one is asked; a cap that has rested is not.
+        let before = self.network.calls.borrow().clone();
+        self.ask();
+        let after = self.network.calls.borrow();
+        for &(dsp, _) in &*self.asks {
+            assert_eq!(after[dsp], before[dsp] + 1, "dsp{dsp} is asked again");
+        }
+    }
+
+    /// Nobody asks for some time.
+    fn idle(&mut self, lasts: Duration) {
+        let until = self.now().after(lasts);
+        while self.is_capped && self.settles_at < until {
+            self.clock.set(self.settles_at.max(self.now()));
+            self.settle(false);
+        }
+        self.clock.set(until.max(self.now()));
+    }
+
+    /// One bid request from its arrival to its answer.
+    fn ask(&mut self) {
+        let asked = Asked::plain(self.arrived);
+        self.arrive(asked);
+        self.requests[0].hangs_up_at = None;
+        while self.go_on(None) {}
     }
 
     fn now(&self) -> Instant {
@@ -222,6 +389,9 @@ impl World {
             self.now().since(at)
         ));
         self.hang_up();
+        if self.is_capped && self.now() >= self.settles_at {
+            self.settle(true);
+        }
         // The shard takes its sockets first. What counts must not depend on it.
         if self.chance.permille(500) {
             self.network.deliver();
@@ -229,6 +399,38 @@ impl World {
         } else {
             self.timers.advance(self.now());
             self.network.deliver();
+        }
+    }
+
+    /// Shards settle who may use how much of a cap, in any order, and the others use theirs.
+    fn settle(&mut self, neighbours_call: bool) {
+        let now = self.now();
+        self.settles_at = now.after(CARE_INTERVAL);
+        let first = self.chance.index(self.neighbours.len() + 1);
+        for place in 0..=self.neighbours.len() {
+            let place = (first + place) % (self.neighbours.len() + 1);
+            let Some(neighbour) = self.neighbours.get(place) else {
+                self.keeper.as_ref().unwrap().settle(now);
+                continue;
+            };
+            neighbour.settle(now);
+            let calls = if neighbours_call { self.chance.below(4) } else { 0 };
+            for &(dsp, timeout) in &*self.asks {
+                if self.options[dsp].gate.qps.is_none() {
+                    continue;
+                }
+                for _ in 0..calls {
+                    let id = DspId(u16::try_from(dsp).unwrap());
+                    if neighbour
+                        .gates()
+                        .admit(id, now, now.after(timeout), false)
+                        .is_ok()
+                    {
+                        let shards = self.neighbours.len() as u64 + 1;
+                        self.sentries[dsp].called(now, shards, self.reloaded_at);
+                    }
+                }
+            }
         }
     }
 
@@ -257,16 +459,26 @@ impl World {
             // Whoever was taken out comes back in another reload, or never; one is always there.
             if self.chance.permille(800) || (dsp + 1 == self.dsps && asked.is_empty()) {
                 let id = DspId(u16::try_from(dsp).unwrap());
-                asked.insert(self.chance.index(asked.len() + 1), (id, self.dsp_options(dsp)));
+                if !self.is_gated || self.chance.permille(200) {
+                    self.options[dsp] = self.dsp_options(dsp);
+                }
+                asked.insert(
+                    self.chance.index(asked.len() + 1),
+                    (id, self.options[dsp].clone()),
+                );
             }
         }
         let dsps_count = asked.len();
+        self.asks = asked.iter().map(|(id, dsp)| (id.index(), dsp.timeout)).collect();
+        let dsps = DspSet::new(asked);
+        self.meet(&dsps);
         let fanout = Fanout::new(
-            DspSet::new(asked),
+            dsps,
             Rc::clone(&self.network),
             Rc::clone(&self.gatherings),
             Rc::clone(&self.timers),
-        );
+        )
+        .behind(Rc::clone(self.keeper.as_ref().unwrap().gates()));
         let options = Options {
             deadline,
             tmax_margin: MARGIN,
@@ -294,7 +506,88 @@ impl World {
         }
     }
 
+    /// All shards and sentries hear of the DSPs that there are now.
+    fn meet(&mut self, dsps: &DspSet) {
+        let now = self.now();
+        self.reloaded_at = now;
+        let shards = match &self.keeper {
+            Some(_) => self.neighbours.len() + 1,
+            None if self.is_capped => self.chance.index(3) + 1,
+            None => 1,
+        };
+        let options: Vec<DspOptions> = dsps.iter().map(|(_, dsp)| dsp.clone()).collect();
+        let quotas = Arc::new(Quotas::new(&options, shards));
+        let keeper =
+            |shard, dsps: &DspSet| GateKeeper::new(shard, dsps, &quotas, &Rc::clone(&self.recorder), now);
+        match &self.keeper {
+            Some(keeper) => keeper.meet(dsps, &quotas, now),
+            None => self.keeper = Some(keeper(0, dsps)),
+        }
+        // They have nothing at their gates but caps.
+        let caps = dsps.iter().map(|(id, dsp)| {
+            let gate = GateOptions {
+                qps: dsp.gate.qps,
+                ..GateOptions::default()
+            };
+            (id, DspOptions { gate, ..dsp.clone() })
+        });
+        let caps = DspSet::new(caps.collect());
+        if self.neighbours.is_empty() {
+            self.neighbours = (1..shards).map(|shard| keeper(shard, &caps)).collect();
+        } else {
+            self.neighbours
+                .iter()
+                .for_each(|neighbour| neighbour.meet(&caps, &quotas, now));
+        }
+        for (dsp, options) in self.options.iter().enumerate() {
+            if self.sentries.len() <= dsp {
+                self.sentries
+                    .push(Sentry::new(options.gate.clone(), options.timeout, now));
+            }
+        }
+        for (id, dsp) in dsps.iter() {
+            self.sentries[id.index()].meet(&dsp.gate, dsp.timeout, now);
+        }
+    }
+
+    /// Small numbers and short times: a world is small and short.
+    fn gate_options(&mut self, dsp: usize) -> GateOptions {
+        if !self.is_gated {
+            return GateOptions::default();
+        }
+        let chance = &mut self.chance;
+        let ms = |chance: &mut Chance, from, to| Duration::from_millis(chance.between(from, to));
+        let open_min = ms(chance, 5, 60);
+        let breaker = BreakerOptions {
+            consecutive_failures: u32::try_from(chance.between(2, 8)).unwrap(),
+            failure_percent: u32::try_from(chance.between(10, 100)).unwrap(),
+            window: ms(chance, 20, 500),
+            calls_min: u32::try_from(chance.between(2, 10)).unwrap(),
+            open_min,
+            open_max: open_min * u32::try_from(chance.between(1, 8)).unwrap(),
+            probe_percent: u32::try_from(chance.between(5, 100)).unwrap(),
+            probes: u32::try_from(chance.between(1, 5)).unwrap(),
+        };
+        let patience = PatienceOptions {
+            lost_percent: 1,
+            explore_percent: u32::try_from(chance.between(1, 30)).unwrap(),
+            calls_enough: u32::try_from(chance.between(3, 20)).unwrap(),
+        };
+        let (has_breaker, has_patience) = (chance.permille(800), chance.permille(300));
+        // One DSP has one agreement on calls, in this world.
+        let qps = match self.options.get(dsp) {
+            Some(before) => before.gate.qps.map(u64::from),
+            None => (self.is_capped && chance.permille(600)).then(|| chance.between(2, 60)),
+        };
+        GateOptions {
+            breaker: has_breaker.then_some(breaker),
+            qps: qps.map(|qps| u32::try_from(qps).unwrap()),
+            patience: has_patience.then_some(patience),
+        }
+    }
+
     fn dsp_options(&mut self, dsp: usize) -> DspOptions {
+        let gate = self.gate_options(dsp);
         DspOptions {
             name: format!("dsp{dsp}"),
             target: Target {
@@ -309,12 +602,12 @@ impl World {
             connections_warm: 0,
             response_bytes_max: 256 << 10,
             gzip: self.chance.permille(200),
-            gate: GateOptions::default(),
+            gate,
         }
     }
 
-    fn arrive(&mut self, number: usize) {
-        let asked = Asked::draw(&mut self.chance, number);
+    fn arrive(&mut self, asked: Asked) {
+        self.arrived += 1;
         let (exchange, rules, cap) = self.exchange.as_ref().unwrap();
         let (exchange, rules) = (Rc::clone(exchange), *rules);
         let allowed = asked
@@ -332,6 +625,8 @@ impl World {
             deadline: arrival.after(allowed),
             rules,
             hangs_up_at: self.chance.permille(60).then(|| arrival.after(patience)),
+            dsps: Rc::clone(&self.asks),
+            calls: None,
             woken: Arc::new(Flag(AtomicBool::new(true))),
             task: Box::pin(task),
         });
@@ -349,12 +644,114 @@ impl World {
         let request = &mut self.requests[picked];
         request.woken.0.store(false, Ordering::Relaxed);
         let waker = Waker::from(Arc::clone(&request.woken));
-        if let Poll::Ready(answer) = request.task.as_mut().poll(&mut Context::from_waker(&waker)) {
+        let answer = request.task.as_mut().poll(&mut Context::from_waker(&waker));
+        self.watch(picked);
+        if let Poll::Ready(answer) = answer {
             let request = self.requests.swap_remove(picked);
             self.check(request, answer);
             self.check_that_nothing_is_held_for_nobody();
         }
         true
+    }
+
+    /// What the gates made of a request that has just been let run, and what they heard of its calls.
+    fn watch(&mut self, picked: usize) {
+        let now = self.now();
+        let seen = self.network.take_seen(&self.requests[picked].asked.id);
+        let panicked = seen.iter().any(|seen| matches!(seen, Seen::Panicked));
+        let is_first = self.requests[picked].calls.is_none();
+        if is_first {
+            self.watch_plan(picked, &seen, panicked);
+        }
+        for seen in seen {
+            match seen {
+                Seen::Asked { .. } => {}
+                Seen::Panicked => break,
+                Seen::Refused { dsp } => self.hear(picked, dsp, now, |_| Conduct::Unknown),
+                Seen::Ended { dsp, at, how } => match how {
+                    End::Good => self.hear(picked, dsp, at, |_| Conduct::Good),
+                    End::Bad => self.hear(picked, dsp, at, |_| Conduct::Bad),
+                    End::Late => self.hear(picked, dsp, at, |call| call.timeout(at)),
+                    // If it has time it is under way again, or has been refused.
+                    End::Stale => {}
+                },
+            }
+        }
+        if !panicked {
+            let calls = self.requests[picked].calls.iter().flatten();
+            let overdue: Vec<usize> = calls
+                .filter(|(_, call)| call.due_at <= now)
+                .map(|(dsp, _)| *dsp)
+                .collect();
+            for dsp in overdue {
+                self.hear(picked, dsp, now, |call| call.timeout(now));
+            }
+        }
+        for &(dsp, _) in &*Rc::clone(&self.requests[picked].dsps) {
+            let said = self.gates().breaker(DspId(u16::try_from(dsp).unwrap()));
+            let changes = self.sentries[dsp].check(said);
+            self.tally.tripped += changes.tripped;
+            self.tally.opened_again += changes.opened - changes.tripped;
+            self.tally.closed += changes.closed;
+        }
+    }
+
+    /// Whom a request asked, which its gates had to allow.
+    fn watch_plan(&mut self, picked: usize, seen: &[Seen], panicked: bool) {
+        let now = self.now();
+        let request = &self.requests[picked];
+        let (dsps, deadline) = (Rc::clone(&request.dsps), request.deadline);
+        let mut calls = Vec::new();
+        let has_time = deadline.since(now) >= Duration::from_millis(1);
+        for &(dsp, timeout) in dsps.iter().filter(|_| !request.asked.is_invalid && has_time) {
+            let due_at = seen.iter().find_map(|seen| match seen {
+                Seen::Asked { dsp: asked, due_at } if *asked == dsp => Some(*due_at),
+                _ => None,
+            });
+            let asked = (due_at.is_some() || !panicked).then_some(due_at.is_some());
+            let sentry = &mut self.sentries[dsp];
+            let id = DspId(u16::try_from(dsp).unwrap());
+            let gates = self.keeper.as_ref().unwrap().gates();
+            // Asked for its state alone: what has changed is for whoever asks for that.
+            let state = gates
+                .breaker_state(id)
+                .unwrap_or(corebid::fanout::BreakerState::Closed);
+            let era = sentry.planned(asked, state, now);
+            self.tally.probed += u64::from(asked == Some(true) && !sentry.is_closed());
+            let Some(due_at) = due_at else { continue };
+            let in_full = now.after(timeout).min(deadline);
+            assert!(
+                due_at <= in_full,
+                "no call has longer than its DSP or its request"
+            );
+            if due_at < in_full {
+                sentry.check_cut(due_at.since(now), era);
+                self.tally.cut += 1;
+            }
+            sentry.called(now, self.neighbours.len() as u64 + 1, self.reloaded_at);
+            let call = Watched {
+                era,
+                started: now,
+                due_at,
+                is_fair: due_at == in_full && in_full.since(now) >= sentry.fair_time(),
+            };
+            calls.push((dsp, call));
+        }
+        self.requests[picked].calls = Some(calls);
+    }
+
+    fn hear(&mut self, picked: usize, dsp: usize, at: Instant, conduct: impl Fn(Watched) -> Conduct) {
+        let calls = self.requests[picked].calls.as_mut().unwrap();
+        let place = calls.iter().position(|(asked, _)| *asked == dsp).unwrap();
+        let (_, call) = calls.swap_remove(place);
+        let gates = self.keeper.as_ref().unwrap().gates();
+        if let Some(state) = gates.breaker_state(DspId(u16::try_from(dsp).unwrap())) {
+            self.sentries[dsp].heard(call.era, conduct(call), at, state);
+        }
+    }
+
+    fn gates(&self) -> &corebid::fanout::Gates {
+        self.keeper.as_ref().unwrap().gates()
     }
 
     fn hang_up(&mut self) {
@@ -464,6 +861,10 @@ impl World {
         self.check_that_nothing_is_held_for_nobody();
         let former = self.former.iter().filter(|former| former.strong_count() > 0);
         assert_eq!(former.count(), 0, "configurations that nobody uses");
+        for sentry in &self.sentries {
+            self.tally.blocked += sentry.blocked;
+            self.tally.throttled += sentry.throttled;
+        }
         self.tally.late = self.network.late.get();
         self.tally.retried = self.network.retried.get();
         self.tally.distrusted = self.network.distrusted.get();
@@ -475,22 +876,31 @@ impl World {
         self.tally
     }
 
-    /// Each call has one outcome; those of a request that panicked or whose SSP hung up may have had none yet.
+    /// Each call has one outcome, and so has each that was due and not made; those of a request that panicked or whose SSP
+    /// hung up may have had none yet.
     fn check_counts(&mut self) {
         assert!(self.recorder.publish());
         self.merged.collect();
         let metrics = prometheus::render(&self.merged, prometheus::Format::Text);
+        let sum = |prefix: &str| -> u64 {
+            let counts = metrics.lines().filter(|line| line.starts_with(prefix));
+            counts
+                .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+                .sum()
+        };
         let exactly = self.tally.panicked + self.tally.hung_up == 0;
         for (dsp, calls) in self.network.calls.borrow().iter().enumerate() {
+            let Sentry {
+                blocked, throttled, ..
+            } = self.sentries[dsp];
             let of_dsp = format!("corebid_dsp_calls_total{{dsp=\"dsp{dsp}\"");
-            let counts = metrics.lines().filter(|line| line.starts_with(&of_dsp));
-            let outcomes: u64 = counts
-                .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
-                .sum();
+            let outcomes = sum(&of_dsp);
+            let due = calls + blocked + throttled;
             assert!(
-                outcomes <= *calls && (outcomes == *calls || !exactly),
-                "dsp{dsp}: {outcomes} outcomes of {calls} calls"
+                outcomes <= due && (outcomes == due || !exactly),
+                "dsp{dsp}: {outcomes} outcomes of {due} calls"
             );
+            assert_eq!(sum(&format!("{of_dsp},outcome=\"open_breaker\"")), blocked);
             self.tally.counted += calls;
         }
     }
