@@ -8,8 +8,8 @@ use std::process::Command;
 
 use corebid::telemetry::prometheus::{CATALOGUE, Kind, Metric};
 use corebid::telemetry::{
-    BidResult, ConnectionState, DspOutcome, EventFate, HandshakeOutcome, PanicLayer, Placed, ReloadResult,
-    ShedReason, Stage, StallCause,
+    BidResult, BreakerState, ConnectionEnd, ConnectionState, DspFault, DspOutcome, EventFate, HandoverResult,
+    HandshakeOutcome, PanicLayer, Placed, ReloadResult, ShedReason, Stage, StallCause,
 };
 use serde_json::Value;
 
@@ -68,6 +68,81 @@ fn a_query_that_has_rotted_is_found() {
     found(r#"corebid_stage_seconds_sum{stage="all"}"#, "never all");
     found(r#"corebid_dsp_calls_total{outcome!~"bid|nobid"}"#, "never nobid");
     found("sum(rate(node_cpu_seconds_total[1m]))", "node_cpu_seconds_total");
+}
+
+/// Neither on the dashboard nor in an alert, and why not.
+const NOT_SHOWN: [(&str, &str); 11] = [
+    (
+        "dsp_late_answers_total",
+        "`unseen` qualifies figures of money; for who asks what they are worth",
+    ),
+    (
+        "dsp_handshake_seconds",
+        "rare and part of no call's time; whether they fail is shown",
+    ),
+    (
+        "non_bids_total",
+        "for the DSP's own questions; the outcomes of its calls are shown",
+    ),
+    (
+        "ssp_connections",
+        "`connections` has their sum, and in flight by shard what they bring",
+    ),
+    ("connections_aged_total", "in order, always"),
+    ("rehearsal", "a host that is rehearsed on says so on its page"),
+    ("rehearsals_total", "the same"),
+    (
+        "config_last_reload_success_timestamp_seconds",
+        "an alert has whether the last one failed",
+    ),
+    ("config_generation", "reloads, and hashes that differ, are shown"),
+    ("rounded_total", "for the DSP's own questions"),
+    ("log_lines_total", "nothing suffers from it"),
+];
+
+#[test]
+fn every_metric_is_shown_or_there_is_a_reason() {
+    let mut queries = of_dashboard();
+    queries.extend(of_alerts());
+    let asked: BTreeSet<String> = queries
+        .iter()
+        .flat_map(|query| tokens(&query.expr))
+        .filter_map(|token| match token {
+            Token::Word(word) => Some(metric(word.strip_prefix("corebid_")?)?.name.to_owned()),
+            _ => None,
+        })
+        .collect();
+    let without_reason: Vec<&str> = CATALOGUE
+        .iter()
+        .map(|metric| metric.name)
+        .filter(|name| asked.contains(*name) == NOT_SHOWN.iter().any(|(not_shown, _)| not_shown == name))
+        .collect();
+    assert!(
+        without_reason.is_empty(),
+        "shown and in NOT_SHOWN, or neither: {without_reason:?}"
+    );
+    for (name, _) in NOT_SHOWN {
+        assert!(
+            metric(name).is_some(),
+            "NOT_SHOWN has {name}, which does not exist"
+        );
+    }
+}
+
+/// That it names the good reasons, so that a new bad one is in it by itself, is no use if it names one too many.
+#[test]
+fn connections_that_end_badly_alert() {
+    let alerts = of_alerts();
+    let abused = alerts
+        .iter()
+        .find(|query| query.at.ends_with("CorebidConnectionsAbused"));
+    let good: Vec<&str> = ConnectionEnd::ALL
+        .into_iter()
+        .filter(|end| !end.is_bad())
+        .map(ConnectionEnd::label)
+        .collect();
+    let matcher = format!(r#"reason!~"{}""#, good.join("|"));
+    assert!(abused.unwrap().expr.contains(&matcher), "{matcher}");
 }
 
 /// Rules are valid, and alerts fire where `alerts_test.yml` says so and nowhere else.
@@ -354,6 +429,11 @@ fn values(metric: &str, label: &str) -> Option<Vec<&'static str>> {
         ("loop_stalls_total", "cause") => StallCause::ALL.map(StallCause::label).to_vec(),
         ("connections", "state") => ConnectionState::ALL.map(ConnectionState::label).to_vec(),
         ("connections_accepted_total", "placed") => Placed::ALL.map(Placed::label).to_vec(),
+        ("connections_closed_total", "reason") => ConnectionEnd::ALL.map(ConnectionEnd::label).to_vec(),
+        ("dsp_faults_total", "fault") => DspFault::ALL.map(DspFault::label).to_vec(),
+        ("dsp_breakers", "state") => BreakerState::ALL.map(BreakerState::label).to_vec(),
+        ("dsp_breaker_changes_total", "to") => BreakerState::ALL.map(BreakerState::label).to_vec(),
+        ("handovers_total", "result") => HandoverResult::ALL.map(HandoverResult::label).to_vec(),
         _ => return None,
     })
 }
