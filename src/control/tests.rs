@@ -182,6 +182,7 @@ fn windows_and_what_is_new() {
     visited.check("GET /latency.json?window=0", 400, "window must be start or");
     visited.check("GET /live.json", 200, r#"{"version":""#);
     visited.check("GET /live.json", 200, r#""state":"starting""#);
+    visited.check("GET /live.json", 200, r#""config":{"hash":""#);
     visited.check("GET /live.json?since=0", 200, r#""seconds":[{"number":0,"#);
     visited.check("GET /live.json?since=1000000", 200, r#""seconds":[]"#);
     visited.check("GET /live.json?since=now", 400, "since must be");

@@ -72,6 +72,7 @@ pub struct Live {
     dsps: Vec<DspView>,
     shards: Vec<ShardView>,
     ssp: SspView,
+    config: ConfigView,
     /// The seconds that the page does not have yet.
     seconds: Vec<SecondView>,
 }
@@ -136,6 +137,8 @@ struct ShardView {
     queue_delay: Summary,
     timer_late: Summary,
     ssp_connections: u64,
+    /// What bid requests in flight hold.
+    memory_bytes: u64,
     #[serde(flatten)]
     latency: Summary,
 }
@@ -153,6 +156,15 @@ struct SspView {
     shard_restarts_since_start: u64,
     /// Faults on purpose are allowed.
     rehearsal: bool,
+}
+
+/// What changed last is what is asked first.
+#[derive(Debug, Serialize)]
+struct ConfigView {
+    /// As `config_info` in the metrics.
+    hash: String,
+    since_unix_ms: u64,
+    last_reload_failed: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -221,6 +233,7 @@ impl Merged {
             dsps: self.dsp_views(counted),
             shards: self.shard_views(counted),
             ssp: self.ssp_view(counted),
+            config: self.config_view(),
             seconds: self.history.since(since).map(SecondView::of).collect(),
         })
     }
@@ -286,6 +299,7 @@ impl Merged {
                     queue_delay: looped.queue_delay.summary(),
                     timer_late: looped.timer_late.summary(),
                     ssp_connections: connections,
+                    memory_bytes: gauges.memory_bytes,
                     latency: counted.total.summary(),
                 }
             })
@@ -304,6 +318,15 @@ impl Merged {
             panics_since_start: by_label(PanicLayer::ALL, |layer| (layer.label(), self.panics(layer))),
             shard_restarts_since_start: self.shard_restarts(),
             rehearsal: self.process().is_rehearsing(),
+        }
+    }
+
+    fn config_view(&self) -> ConfigView {
+        let process = self.process();
+        ConfigView {
+            hash: format!("{:016x}", process.config_hash()),
+            since_unix_ms: process.config_since_ms(),
+            last_reload_failed: process.last_reload_failed(),
         }
     }
 }

@@ -99,6 +99,7 @@ function percent(part) {
   return value >= 99.95 && value < 100 ? "99.9" : value.toFixed(value >= 9.995 ? 1 : 2).replace(/^100\.0$/, "100");
 }
 const count = (value) => value.toLocaleString("en");
+const bytes = (value) => value < 1e6 ? `${(value / 1e3).toFixed(0)} kB` : `${rate(value / 1e6)} MB`;
 const HOURS = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
 const clock = (unixMs) => new Date(unixMs).toLocaleTimeString("en", HOURS);
 function lasting(msPassed) {
@@ -137,14 +138,19 @@ const errorsSince = (least) => sinceWhen((five) => {
 });
 
 const WHY = { timeout: "no answer in its time", error: "connection or HTTP errors", invalid: "answers that are not valid", throttled: "all connections busy, or its cap of calls reached", open_breaker: "breaker open" };
+// What is wrong with it, and what that costs: an open breaker is what we do about a DSP, and its probes say why.
 function dspReason(dsp) {
-  const [worst] = Object.keys(WHY).sort((a, b) => dsp.calls[b] - dsp.calls[a]);
-  return WHY[worst];
+  const [worst, ...others] = Object.keys(WHY).sort((a, b) => dsp.calls[b] - dsp.calls[a]);
+  if (worst === "open_breaker") {
+    const behind = others.find((outcome) => outcome !== "throttled" && dsp.calls[outcome] > 0);
+    return `${behind ? `${WHY[behind]}; ` : ""}breaker open: it is left alone and tried now and then, and no auction waits for it`;
+  }
+  return WHY[worst] + (worst === "timeout" ? "; auctions wait for it until its timeout_ms" : "");
 }
 
 function findings() {
   const found = [];
-  const say = (level, what, detail = "", since = "") => found.push({ level, what, detail, since });
+  const say = (level, what, detail = "", since = "", where = "") => found.push({ level, what, detail, since, where });
   if (failure) {
     say("bad", `No news from ${location.host}`, `${failure}; what is shown is from ${live ? clock(live.now_unix_ms) : "never"}`, `since ${clock(failingSince)} (${lasting(Date.now() - failingSince)})`);
     if (!live) return found;
@@ -171,6 +177,7 @@ function findings() {
   const panics = sum(ssp.panics);
   if (panics > 0) say("bad", `${count(panics)} panics`, "a bug of ours; the log has the messages");
   else if (sum(ssp.panics_since_start) > 0) say("warn", `${count(sum(ssp.panics_since_start))} panics since the start`, "a bug of ours; the log has the messages");
+  if (live.config.last_reload_failed) say("warn", "The last reload was refused, or not all shards took it on", "the log says why; what /config shows is in force", "");
   if (ssp.rehearsal) say("warn", "This is a rehearsal", "rehearsal.enabled: faults may be brought about on purpose");
   if (ssp.shard_restarts_since_start > 0) say("warn", `${count(ssp.shard_restarts_since_start)} shard restarts since the start`, "something outside any request has panicked; the log says why");
   const tooLate = level(share(ssp.deadline_missed, answered), ERRORS_WARN, ERRORS_BAD);
@@ -187,16 +194,16 @@ function dspFindings(say) {
   const failing = called.filter((dsp) => dsp.state === "failing" || dsp.state === "not_asked");
   const degraded = called.filter((dsp) => dsp.state === "degraded");
   if (failing.length * 2 > called.length && called.length > 3) {
-    say("bad", `${failing.length} of ${called.length} DSPs fail`, "so many at once: look at our own side first (shards, network, timeouts)", dspSince(failing[0].name));
+    say("bad", `${failing.length} of ${called.length} DSPs fail`, "so many at once: look at our own side first (shards, network, timeouts)", dspSince(failing[0].name), "shards");
   } else {
     for (const dsp of failing.slice(0, 5)) {
       const part = percent(share(dspFailed(dsp), sum(dsp.calls)));
-      say("bad", `${dsp.name}: ${part} % of its calls ${dsp.state === "failing" ? "fail" : "are not made"}`, dspReason(dsp), dspSince(dsp.name));
+      say("bad", `${dsp.name}: ${part} % of its calls ${dsp.state === "failing" ? "fail" : "are not made"}`, dspReason(dsp), dspSince(dsp.name), "dsps");
     }
-    if (failing.length > 5) say("bad", `${failing.length - 5} more DSPs fail`, "see the table");
+    if (failing.length > 5) say("bad", `${failing.length - 5} more DSPs fail`, "see the table", "", "dsps");
   }
-  if (degraded.length > 3) say("warn", `${degraded.length} of ${called.length} DSPs are degraded`, degraded.slice(0, 8).map((dsp) => dsp.name).join(", "));
-  else for (const dsp of degraded) say("warn", `${dsp.name}: ${percent(share(dspFailed(dsp), sum(dsp.calls)))} % of its calls fail`, dspReason(dsp), dspSince(dsp.name));
+  if (degraded.length > 3) say("warn", `${degraded.length} of ${called.length} DSPs are degraded`, degraded.slice(0, 8).map((dsp) => dsp.name).join(", "), "", "dsps");
+  else for (const dsp of degraded) say("warn", `${dsp.name}: ${percent(share(dspFailed(dsp), sum(dsp.calls)))} % of its calls fail`, dspReason(dsp), dspSince(dsp.name), "dsps");
 }
 
 const shardNames = (shards) => `${shards.length === 1 ? "Shard" : "Shards"} ${shards.map((shard) => shard.shard).join(", ")}`;
@@ -205,7 +212,7 @@ function shardFindings(say) {
   const busy = live.shards.filter((shard) => (shard.cpu_percent ?? 0) >= CPU_WARN);
   if (busy.length) {
     const most = Math.max(...busy.map((shard) => shard.cpu_percent));
-    say(level(most, CPU_WARN, CPU_BAD), `${shardNames(busy)}: ${busy.length === 1 ? "" : "up to "}${Math.round(most)} % of a core in use`, "the nearer to 100, the longer everything waits");
+    say(level(most, CPU_WARN, CPU_BAD), `${shardNames(busy)}: ${busy.length === 1 ? "" : "up to "}${Math.round(most)} % of a core in use`, "the nearer to 100, the longer everything waits", "", "shards");
   }
   const stalled = live.shards.filter((shard) => sum(shard.stalls) > 0);
   if (stalled.length) {
@@ -213,7 +220,7 @@ function shardFindings(say) {
     for (const shard of stalled) for (const [cause, n] of Object.entries(shard.stalls)) causes[cause] = (causes[cause] ?? 0) + n;
     const [cause] = Object.keys(causes).sort((a, b) => causes[b] - causes[a]);
     const worst = stalled.some((shard) => shard.stall.p99_ns >= DELAY_BAD_NS) ? "bad" : "warn";
-    say(worst, `${shardNames(stalled)} stood still ${count(sum(causes))} times for 5 ms or more, at most ${ms(Math.max(...stalled.map((shard) => shard.stall.max_ns)))} ms`, `mostly ${cause.replace("_", " ")}: ${about.stall_causes[cause]}`);
+    say(worst, `${shardNames(stalled)} stood still ${count(sum(causes))} times for 5 ms or more, at most ${ms(Math.max(...stalled.map((shard) => shard.stall.max_ns)))} ms`, `mostly ${cause.replace("_", " ")}: ${about.stall_causes[cause]}`, "", "shards");
   }
 }
 
@@ -235,7 +242,7 @@ function latencyFinding(say) {
     say("warn", `${quantileHead[which]} is ${ms(slower.now)} ms, usually ${ms(slower.usual)} ms`, "of all bid requests, from arrival to answer", sinceWhen((five) => {
       const some = five.filter((second) => second.total.count > 0);
       return some.length === 0 ? null : some.some((second) => second.total[which] > slower.usual * 1.5);
-    }));
+    }), "stages");
     return;
   }
 }
@@ -252,9 +259,15 @@ function element(name, text, classes) {
 function renderFindings() {
   const found = findings();
   const list = $("findings").firstElementChild;
-  const items = found.map(({ level, what, detail, since }) => {
+  const items = found.map(({ level, what, detail, since, where }) => {
     const item = element("li", undefined, level);
-    item.append(element("b", `${level === "bad" ? "✖" : "▲"} ${what}`));
+    const said = element(where ? "a" : "b", `${level === "bad" ? "✖" : "▲"} ${what}`);
+    if (where) {
+      // The fragment is what is chosen, so the link does not follow itself.
+      said.href = `#${where}`;
+      said.onclick = (event) => { event.preventDefault(); $(where).closest("section").scrollIntoView({ block: "start" }); };
+    }
+    item.append(said);
     if (since) item.append(" ", element("b", since));
     if (detail) item.append(" ", element("span", `— ${detail}`));
     return item;
@@ -328,6 +341,9 @@ function renderHeader() {
   $("state").className = `badge ${failure ? "bad" : live.state === "ready" ? "good" : "bad"}`;
   set($("state"), failure ? "no news" : live.state);
   set($("uptime"), `up ${lasting(live.now_unix_ms - live.started_unix_ms)}`);
+  const { since_unix_ms: since, hash } = live.config;
+  set($("config"), since > live.started_unix_ms + 1000 ? `configured anew ${lasting(live.now_unix_ms - since)} ago` : "");
+  $("config").title = `the configuration in force: ${hash}`;
   set($("clock"), new Date(live.now_unix_ms).toLocaleTimeString("en", { ...HOURS, timeZoneName: "short" }));
   document.body.classList.toggle("stale", failure !== null);
 }
@@ -542,6 +558,7 @@ const shardsTable = new Table("shards", [
     const causes = Object.entries(shard.stalls).filter(([, n]) => n > 0).sort((a, b) => b[1] - a[1]);
     return { text: causes.map(([cause, n]) => `${count(n)} ${cause.replace("_", " ")}`).join(", ") || "none", classes: causes.length ? "warn" : "quiet", title: causes.map(([cause]) => `${cause}: ${about.stall_causes[cause]}`).join("\n") };
   } },
+  { head: "memory", title: "what bid requests in flight hold: at server.max_memory_bytes the next is shed", cell: (shard) => ({ text: bytes(shard.memory_bytes) }) },
   { head: "SSP connections", cell: (shard) => ({ text: count(shard.ssp_connections) }) },
 ], (shard) => shard.shard);
 
@@ -693,6 +710,9 @@ function renderCharts() {
   const curve = (points) => [points.map(([x]) => x), points.map(([, ns]) => ns / 1e6)];
   const tables = [curve(live.curve), curve(live.curve_since_start)];
   charts.percentiles.setData(tables[0][0].length || tables[1][0].length ? uPlot.join(tables) : [[], [], []]);
+  // Without a pointer on the chart, which a phone has not, its legend tells the last second.
+  const chart = charts["over-time"];
+  if (chart.cursor.idx == null && at.length) chart.setLegend({ idx: at.length - 1 });
 }
 
 // ---- all of it ----
@@ -718,7 +738,7 @@ for (const input of document.querySelectorAll("[name=window]")) {
 for (const [stage] of words.stages) $("stage").append(new Option(stage, stage, false, stage === stageChosen));
 $("stage").onchange = () => { stageChosen = $("stage").value; remember(); };
 for (const [path, what] of words.links) {
-  const item = element("li"), link = element(path === "/drain" ? "code" : "a", path);
+  const item = element("li"), link = element(what.startsWith("POST") ? "code" : "a", path);
   if (link.href !== undefined) link.href = path;
   item.append(link, ` ${what}`);
   $("links").append(item);
