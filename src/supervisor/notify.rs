@@ -62,8 +62,8 @@ impl Notifier {
         self.say(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// A reload begins at `now`; [`Self::ready`] ends it.
-    #[allow(dead_code, reason = "for whoever reloads")]
+    /// A reload begins at `now`; [`Self::ready`] ends it, whatever came of it. For systemd's `Type=notify-reload`, which takes
+    /// no word for an answer that is from before it asked.
     pub(super) fn reloading(&self, now: Instant) {
         self.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_nanos() / 1_000));
     }

@@ -111,6 +111,8 @@ impl Supervisor {
         if self.reloads.again.is_none() {
             let why = "this process has no configuration file to read again";
             tracing::warn!("{why}");
+            self.notifier.reloading(clock::now());
+            self.notifier.ready(why);
             if let Some(reply) = ask {
                 reply(Reload::NotNow(why));
             }
@@ -123,6 +125,7 @@ impl Supervisor {
 
     fn read_again(&mut self) {
         let Some(again) = &self.reloads.again else { return };
+        self.notifier.reloading(clock::now());
         if let Err(error) = self.reloads.read_on_a_thread(again) {
             self.refuse(&format!("cannot be read: {error}"));
         }
@@ -202,6 +205,14 @@ impl Supervisor {
 
     fn ends_with(&mut self, result: ReloadResult) {
         self.recorders.process().reloaded(result);
+        let generation = self.blueprint.generation;
+        self.notifier.ready(&match result {
+            ReloadResult::Applied => format!("ready: configuration {generation}"),
+            ReloadResult::Late => format!("ready: configuration {generation}, not on all shards yet"),
+            ReloadResult::Refused => {
+                format!("ready: configuration {generation}; the last reload was refused, see the log")
+            }
+        });
         if self.reloads.rounds.begin(clock::now()) {
             self.read_again();
         }

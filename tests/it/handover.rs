@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use corebid::clock;
 use corebid_loadtest::dsps::{self, Dsps};
 use corebid_loadtest::simulated::Profile;
 
@@ -355,6 +356,20 @@ fn systemd_follows() {
     };
     assert_eq!(heard(), "READY=1\nSTATUS=ready: 1 shards");
     thread::sleep(Duration::from_millis(1200));
+    // As `systemctl reload` does, which believes no word from before it asked.
+    let mut reload = |status: &str| {
+        let asked_us = clock::now().as_nanos() / 1_000;
+        lineage.signal("HUP");
+        let said = heard();
+        let began = said.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&said);
+        assert!(began.parse::<u64>().unwrap() >= asked_us, "{began} {asked_us}");
+        assert_eq!(heard(), format!("READY=1\nSTATUS=ready: configuration {status}"));
+    };
+    reload("2");
+    let good = fs::read_to_string(lineage.0.config()).unwrap();
+    fs::write(lineage.0.config(), "nonsense").unwrap();
+    reload("2; the last reload was refused, see the log");
+    fs::write(lineage.0.config(), good).unwrap();
     lineage.hand_over();
     assert_eq!(heard(), "STATUS=handing over to a new process");
     assert_eq!(heard(), format!("MAINPID={}", lineage.pids()[1]));
