@@ -344,6 +344,16 @@ impl Exchange {
         (fs::read_dir(process.join("fd")).unwrap().count(), kb)
     }
 
+    /// What it has open, as `ls -l /proc/PID/fd` shows it.
+    pub(crate) fn descriptors(&self) -> Vec<String> {
+        let all = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        // One may be closed while they are read.
+        let target = |entry: std::io::Result<fs::DirEntry>| fs::read_link(entry.unwrap().path()).ok();
+        all.filter_map(target)
+            .map(|target| target.display().to_string())
+            .collect()
+    }
+
     /// The file that it was started with.
     pub(crate) fn config(&self) -> &Path {
         &self.config.0

@@ -121,17 +121,27 @@ fn a_shard_that_dies_closes_its_connections_and_leaves_no_descriptor() {
         drop(ssp);
         exchange.wait_for("ssp_connections", 0);
     };
+    // Of the 40 sockets and 16 rings and sets of four more deaths none. An eventfd of each: glommio's bell for other threads,
+    // which the wakers of the dead executor's tasks hold, and nobody drops those.
+    let open = || {
+        let (bells, others): (Vec<_>, Vec<_>) = exchange
+            .descriptors()
+            .into_iter()
+            .partition(|what| what == "anon_inode:[eventfd]");
+        (bells.len(), others.len())
+    };
     die(1);
-    let after_one = exchange.usage().0;
+    let (bells, others) = open();
     for times in 2..6 {
         die(times);
     }
-    // Of 40 sockets to SSPs and DSPs that four more deaths have closed; how many to DSPs are open changes by a few.
-    let leaked = || exchange.usage().0.saturating_sub(after_one);
+    // Each of the two shards may have a connection to the DSP that it had not then.
+    let is_as_before = || open().0 <= bells + 4 && open().1 <= others + 2;
     assert!(
-        eventually(|| leaked() <= 8),
-        "{} descriptors more after four more deaths",
-        leaked()
+        eventually(is_as_before),
+        "{bells} and {others}, then {:?}: {:#?}",
+        open(),
+        exchange.descriptors()
     );
 }
 
