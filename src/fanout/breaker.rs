@@ -116,14 +116,13 @@ struct Round {
 }
 
 impl Breaker {
-    /// A closed breaker for a DSP that may take `timeout` to answer, in the place of `before`, whose calls may still be under
-    /// way.
-    pub(super) fn new(options: BreakerOptions, timeout: Duration, seed: u64, before: Option<&Self>) -> Self {
+    /// A closed breaker for a DSP that may take `timeout` to answer, in the place of one that had come to `era_before`, whose
+    /// calls may still be under way; of 0 where there was none, which is what calls without a breaker have.
+    pub(super) fn new(options: BreakerOptions, timeout: Duration, seed: u64, era_before: u16) -> Self {
         Self {
             answer_max: timeout.saturating_add(PROBE_GRACE),
             state: State::Closed,
-            // Of 0 is the leave of calls that were made without a breaker.
-            era: before.map_or(1, |before| before.era.wrapping_add(1)),
+            era: era_before.wrapping_add(1),
             consecutive: 0,
             recent: Recent::new(options.window),
             doublings: 0,
@@ -132,6 +131,10 @@ impl Breaker {
             changes: BreakerChanges::default(),
             options,
         }
+    }
+
+    pub(super) fn era(&self) -> u16 {
+        self.era
     }
 
     pub(super) fn state(&self) -> BreakerState {
@@ -416,7 +419,7 @@ mod tests {
 
     #[track_caller]
     fn check(script: &str, expected: BreakerState) {
-        let mut breaker = Breaker::new(options(), TIMEOUT, 7, None);
+        let mut breaker = Breaker::new(options(), TIMEOUT, 7, 0);
         play(&mut breaker, &mut START.after(ms(0)), ms(1), script);
         assert_eq!(breaker.state(), expected, "{script}: {breaker:?}");
     }
@@ -458,7 +461,7 @@ mod tests {
 
     #[test]
     fn one_in_twenty_is_a_probe_and_a_round_has_five() {
-        let mut breaker = Breaker::new(options(), TIMEOUT, 7, None);
+        let mut breaker = Breaker::new(options(), TIMEOUT, 7, 0);
         let mut now = START;
         play(&mut breaker, &mut now, ms(1), "20b ~");
         let probes: Vec<_> = (0..2_000)
@@ -482,7 +485,7 @@ mod tests {
 
     #[test]
     fn what_was_let_through_before_says_nothing_after() {
-        let mut breaker = Breaker::new(options(), TIMEOUT, 7, None);
+        let mut breaker = Breaker::new(options(), TIMEOUT, 7, 0);
         let mut now = START;
         let early: Vec<_> = (0..50).filter_map(|_| breaker.admit(now)).collect();
         play(&mut breaker, &mut now, ms(1), "20b");
@@ -499,7 +502,7 @@ mod tests {
 
     /// For how long each opening lets no call through, of a DSP that is gone, or that works after each for a moment.
     fn back_offs(seed: u64, comes_back: bool) -> Vec<u64> {
-        let mut breaker = Breaker::new(options(), TIMEOUT, seed, None);
+        let mut breaker = Breaker::new(options(), TIMEOUT, seed, 0);
         let mut now = START;
         let mut waits = Vec::new();
         for _ in 0..9 {
@@ -536,7 +539,7 @@ mod tests {
 
     #[test]
     fn after_a_good_while_the_back_off_begins_anew() {
-        let mut breaker = Breaker::new(options(), TIMEOUT, 7, None);
+        let mut breaker = Breaker::new(options(), TIMEOUT, 7, 0);
         let mut now = START;
         play(&mut breaker, &mut now, ms(1), "20b ~ 60g 20b ~ 60g 10~");
         play(&mut breaker, &mut now, ms(1), "20b");
@@ -646,7 +649,7 @@ mod tests {
             phases in prop::collection::vec((any::<bool>(), 1..2_000_u64), 1..12),
         ) {
             let mut world = World {
-                breaker: Breaker::new(options.clone(), TIMEOUT, seed, None),
+                breaker: Breaker::new(options.clone(), TIMEOUT, seed, 0),
                 now: START,
                 gap: Duration::from_micros(gap_us),
                 takes: ms(takes_ms),

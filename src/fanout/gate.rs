@@ -78,6 +78,8 @@ struct Gate {
     options: GateOptions,
     timeout: Duration,
     breaker: Option<Breaker>,
+    /// Of the breakers before, the era that the last had come to: one may be between whose DSP has none.
+    era_before: u16,
     pace: Option<Pace>,
     patience: Option<Patience>,
 }
@@ -231,10 +233,12 @@ impl Gate {
     fn new(dsp: &DspOptions, seed: u64, before: &Self) -> Self {
         let options = dsp.gate.clone();
         let breaker = options.breaker.clone();
+        let era_before = before.breaker.as_ref().map_or(before.era_before, Breaker::era);
         Self {
+            era_before,
             name: dsp.name.clone(),
             timeout: dsp.timeout,
-            breaker: breaker.map(|breaker| Breaker::new(breaker, dsp.timeout, seed, before.breaker.as_ref())),
+            breaker: breaker.map(|breaker| Breaker::new(breaker, dsp.timeout, seed, era_before)),
             pace: options.qps.map(|qps| Pace::new(MilliQps::of(qps))),
             patience: options
                 .patience
@@ -382,6 +386,13 @@ pub(super) mod tests {
         let expected = [BreakerState::Open, BreakerState::Closed, BreakerState::Closed];
         assert_eq!(states, expected.map(Some));
         // A call from before says nothing.
+        gates.heard(DspId(1), early, Conduct::Bad, NOW);
+        gates.heard(DspId(1), early, Conduct::Bad, NOW);
+        assert_eq!(gates.breaker(DspId(1)).unwrap().0, BreakerState::Closed);
+        // Nor does one from before a configuration in which it had none.
+        let (early, _) = admit(&gates, 1, 60).unwrap();
+        gates.meet(&set(&[with(100), GateOptions::default()]));
+        gates.meet(&set(&[with(100), with(50), with(100)]));
         gates.heard(DspId(1), early, Conduct::Bad, NOW);
         gates.heard(DspId(1), early, Conduct::Bad, NOW);
         assert_eq!(gates.breaker(DspId(1)).unwrap().0, BreakerState::Closed);

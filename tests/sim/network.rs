@@ -70,7 +70,17 @@ pub(crate) enum Seen {
     /// A call ended and was waited for: what that says of the DSP, where it is not the time it took that does.
     Ended { dsp: usize, at: Instant, how: End },
     /// A call made us panic.
-    Panicked,
+    Panicked { dsp: usize },
+}
+
+impl Seen {
+    /// Whose call it was that made us panic.
+    pub(crate) fn panicked(&self) -> Option<usize> {
+        match self {
+            Self::Panicked { dsp } => Some(*dsp),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -344,7 +354,7 @@ impl Transport for Network {
         self.see(&request, Seen::Asked { dsp, due_at });
         let temper = self.tempers.borrow()[dsp];
         if self.chance.borrow_mut().permille(temper.panics) {
-            self.see(&request, Seen::Panicked);
+            self.see(&request, Seen::Panicked { dsp });
             self.requests.borrow_mut().get_mut(&request).unwrap().1.panicked = true;
             std::panic::panic_any(PANIC);
         }

@@ -658,15 +658,26 @@ impl World {
     fn watch(&mut self, picked: usize) {
         let now = self.now();
         let seen = self.network.take_seen(&self.requests[picked].asked.id);
-        let panicked = seen.iter().any(|seen| matches!(seen, Seen::Panicked));
+        let panicked = seen.iter().any(|seen| seen.panicked().is_some());
         let is_first = self.requests[picked].calls.is_none();
         if is_first {
             self.watch_plan(picked, &seen, panicked);
         }
-        for seen in seen {
+        // What has ended is taken from the last on, before what that leads to; after a panic nothing more is.
+        let ended = seen.iter().filter(|seen| matches!(seen, Seen::Ended { .. }));
+        let ended: Vec<Seen> = ended.rev().copied().collect();
+        let until = match seen.iter().rev().find_map(Seen::panicked) {
+            Some(dsp) if !is_first => ended
+                .iter()
+                .position(|seen| matches!(seen, Seen::Ended { dsp: stale, .. } if *stale == dsp))
+                .unwrap(),
+            _ => ended.len(),
+        };
+        let others = seen.iter().filter(|seen| !matches!(seen, Seen::Ended { .. }));
+        for seen in ended[..until].iter().chain(others).copied() {
             match seen {
                 Seen::Asked { .. } => {}
-                Seen::Panicked => break,
+                Seen::Panicked { .. } => break,
                 Seen::Refused { dsp } => self.hear(picked, dsp, now, |_| Conduct::Unknown),
                 Seen::Ended { dsp, at, how } => match how {
                     End::Good => self.hear(picked, dsp, at, |_| Conduct::Good),
