@@ -45,7 +45,8 @@ found=target/corpus/$target artifacts=artifacts/$target
 mkdir -p "$found" "$artifacts"
 options=(
     -max_len="$max_len" -artifact_prefix="$artifacts/" -print_final_stats=1
-    # An input of a kilobyte is read in microseconds. Time is the wall's, and a busy machine may look elsewhere for minutes, or somebody stop the fuzzer;
+    # An input of a kilobyte is read in microseconds. Time is the wall's, and a busy machine may look elsewhere for
+    # minutes, or somebody stop the fuzzer;
     # what never ends is found all the same.
     -timeout=3600 -rss_limit_mb=2048 -malloc_limit_mb=64
     ${bound[@]+"${bound[@]}"}

@@ -33,5 +33,5 @@ pub use socket::{Progress, Socket};
 pub use stream::{HyperStream, Overseer, Unseen};
 #[cfg(test)]
 pub(crate) use tasks::run_as_shard;
-pub use tasks::{ShardExecutor, panicked, settle, spawn};
+pub use tasks::{ShardExecutor, panicked, run, settle, spawn};
 pub use timer::ShardTimer;

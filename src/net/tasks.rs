@@ -2,12 +2,15 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_lite::future::yield_now;
+use glommio::{LocalExecutorBuilder, Placement};
 use pin_project_lite::pin_project;
 
 use super::Signal;
@@ -22,6 +25,42 @@ thread_local! {
 /// Rounds after which [`settle`] gives up: tasks that wake each other without end must not keep a shard from its
 /// sockets. One round lets every task run that could when it began, and few requests take more than five.
 const ROUNDS_MAX: u32 = 64;
+
+/// glommio registers this much memory for storage I/O, which a shard does not do; it counts against
+/// RLIMIT_MEMLOCK, so 16 shards must fit in 8 MiB.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+
+/// A timer in glommio's ring ends this often, for no other purpose than that there is one. glommio lets tasks run until a
+/// timer of its own is over, and when that is over before the first of them has had its turn, 0.9 takes it that there is
+/// nothing to run: it sleeps in its ring until something wakes it. Nothing of ours is in that ring, so that a thread that
+/// lost its core just there, for 100 ms, stood still for good (`docs/decisions/0036`). Nobody wakes up for this one: a shard
+/// sleeps in its readiness set.
+const RING_WAKES: Duration = Duration::from_millis(1);
+
+/// Runs `main` to its end on an executor of its own, on this thread; pinned to `core` if there is one.
+///
+/// # Errors
+/// When there can be no executor: io_uring is not available, or a limit is too low.
+pub fn run<T>(core: Option<usize>, main: impl Future<Output = T>) -> io::Result<T> {
+    let placement = core.map_or(Placement::Unbound, Placement::Fixed);
+    run_in(LocalExecutorBuilder::new(placement), main)
+}
+
+fn run_in<T>(builder: LocalExecutorBuilder, main: impl Future<Output = T>) -> io::Result<T> {
+    let executor = builder
+        .io_memory(IO_MEMORY_BYTES)
+        .make()
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(executor.run(async {
+        // Goes when it is dropped.
+        let _wakes = glommio::spawn_local(async {
+            loop {
+                glommio::timer::sleep(RING_WAKES).await;
+            }
+        });
+        main.await
+    }))
+}
 
 /// Runs `future` beside the caller on this shard, until it ends. A panic costs this task and raises [`panicked`]:
 /// uncaught it would take glommio's executor down, and with it all that is in flight.
@@ -89,14 +128,10 @@ where
     }
 }
 
-/// Runs `future` to its end on an executor of its own, on this thread: for tests of what needs a shard.
+/// [`run`] for tests of what needs a shard.
 #[cfg(test)]
 pub(crate) fn run_as_shard<T>(future: impl Future<Output = T>) -> T {
-    glommio::LocalExecutorBuilder::new(glommio::Placement::Unbound)
-        .io_memory(64 << 10)
-        .make()
-        .map(|executor| executor.run(future))
-        .unwrap_or_else(|error| panic!("no executor: {error}"))
+    run(None, future).unwrap_or_else(|error| panic!("no executor: {error}"))
 }
 
 #[cfg(test)]
@@ -105,6 +140,19 @@ mod tests {
 
     use super::*;
     use crate::net::Signal;
+
+    /// However it has come to sleep, an executor does not for long.
+    #[test]
+    fn the_ring_wakes_by_itself() {
+        run_as_shard(async {
+            let runs = || glommio::executor().executor_stats().scheduler_runs();
+            let before = runs();
+            // With nothing else to wake it, tasks would run once after this.
+            glommio::timer::sleep(Duration::from_millis(300)).await;
+            let woken = runs() - before;
+            assert!(woken > 10, "{woken} times");
+        });
+    }
 
     #[test]
     fn nothing_is_left_to_run_when_it_has_settled() {

@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError};
 use futures_lite::future;
-use glommio::{LocalExecutorBuilder, Placement};
 
 use crate::clock::{self, Instant, Timers};
 use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gates, Gatherings, Pool, PoolLimits};
@@ -41,10 +40,6 @@ pub use balance::Balance;
 pub use cores::{CoreError, choose_cores};
 pub use gates::GateKeeper;
 pub use quota::Quotas;
-
-/// glommio registers this much memory for storage I/O, which a shard does not do; it counts against
-/// RLIMIT_MEMLOCK, so 16 shards must fit in 8 MiB.
-const IO_MEMORY_BYTES: usize = 64 << 10;
 
 /// How often a shard looks after itself: commands, gauges, counts for the housekeeping thread.
 const CARE_INTERVAL: Duration = Duration::from_millis(50);
@@ -240,11 +235,7 @@ where
                 word: last_word,
                 has_left: Rc::clone(&has_left),
             };
-            LocalExecutorBuilder::new(Placement::Fixed(core))
-                .io_memory(IO_MEMORY_BYTES)
-                .make()
-                .map_err(|error| io::Error::other(error.to_string()))?
-                .run(main(has_left))
+            net::run(Some(core), main(has_left))?
         })
 }
 
