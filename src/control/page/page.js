@@ -676,18 +676,18 @@ function makeCharts() {
   charts = {
     "over-time": into("over-time", {
       scales: { x: { time: false, range: timeRange }, y: { range: (u, low, high) => [0, latencyTop(high)] } },
-      axes: [timeAxis(), axis({ size: 46 })],
+      axes: [timeAxis(), axis({ size: 56 })],
       series: [timeSeries, series("p50", "--p50"), series("p90", "--p90"), series("p99", "--p99"), series("max", "--max", { width: 1 })],
       hooks: { draw: [markRestarts] },
     }, [[], [], [], [], []]),
     percentiles: into("percentiles", {
       scales: { x: { time: false, distr: 3, log: 10 }, y: { range: (u, low, high) => [0, (high || 1) * 1.05] } },
-      axes: [axis({ values: (u, splits) => splits.map((x) => x == null ? "" : percentileName(x)), splits: (u, index, low, high) => POWERS_OF_TEN.filter((x) => x >= low && x <= high), filter: (u, splits) => splits, space: 40 }), axis({ size: 46 })],
+      axes: [axis({ values: (u, splits) => splits.map((x) => x == null ? "" : percentileName(x)), splits: (u, index, low, high) => POWERS_OF_TEN.filter((x) => x >= low && x <= high), filter: (u, splits) => splits, space: 40 }), axis({ size: 56 })],
       series: [{ label: "percentile", value: (u, x) => x == null ? "–" : percentileName(x) }, series("window", "--p99", { width: 2, spanGaps: true }), series("since start", "--p50", { spanGaps: true, dash: [5, 4] })],
     }, [[], [], []]),
     heat: into("heat", {
       scales: { x: { time: false, range: timeRange }, y: { distr: 3, log: 10, range: heatRange } },
-      axes: [timeAxis(), axis({ size: 46, splits: (u, index, low, high) => HEAT_TICKS.filter((tick) => tick >= low && tick <= high), filter: (u, splits) => splits, values: (u, splits) => splits.map(String), space: 1 })],
+      axes: [timeAxis(), axis({ size: 56, splits: (u, index, low, high) => HEAT_TICKS.filter((tick) => tick >= low && tick <= high), filter: (u, splits) => splits, values: (u, splits) => splits.map(String), space: 1 })],
       series: [timeSeries, series("", "--p50", { show: true, stroke: "transparent" })],
       legend: { show: false },
       hooks: { drawAxes: [drawHeat], draw: [markRestarts] },
