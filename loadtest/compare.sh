@@ -329,5 +329,5 @@ cat <<CONDITIONS
   part of the excess) and the generator on core $load_core. SSPs over h2: 4 connections.
 - Highest rates by runs of $probe s after 2 s of warm-up, with an excess of at most $excess_ms ms at p99; the rest are medians of $runs run(s) of $duration s after $warmup s of warm-up;
   wrong and failed answers are sums. Latency is from the intended send time of Poisson arrivals.
-- Both with the release profile of the workspace and the system's allocator. Command: \`$command\`
+- Both with the release profile of the workspace, corebid with mimalloc, the peer with the system's allocator. Command: \`$command\`
 CONDITIONS
