@@ -8,6 +8,8 @@ const ANSWER_MS_MAX = 4_000;
 // Shares of a DSP's calls, and of answers to SSPs, from which they stand out. The first two as in telemetry::DspState.
 const DSP_WARN = 0.05, DSP_BAD = 0.20, ERRORS_WARN = 0.001, ERRORS_BAD = 0.01;
 const CPU_WARN = 70, CPU_BAD = 90;
+// From when on after the start every shard must have said something.
+const SILENT_MS = 5_000;
 const DELAY_WARN_NS = 2e6, DELAY_BAD_NS = 10e6;
 // Fewer than this say nothing about a percentile.
 const ENOUGH = 200;
@@ -209,6 +211,11 @@ function dspFindings(say) {
 const shardNames = (shards) => `${shards.length === 1 ? "Shard" : "Shards"} ${shards.map((shard) => shard.shard).join(", ")}`;
 
 function shardFindings(say) {
+  // Each tells its CPU time four times a second.
+  const silent = live.shards.filter((shard) => shard.cpu_percent === null);
+  if (silent.length && live.state === "ready" && live.now_unix_ms - live.started_unix_ms > SILENT_MS) {
+    say("bad", `${shardNames(silent)}: no news`, "its loop has not turned in this time: who is connected to it waits; the log says since when", "", "shards");
+  }
   const busy = live.shards.filter((shard) => (shard.cpu_percent ?? 0) >= CPU_WARN);
   if (busy.length) {
     const most = Math.max(...busy.map((shard) => shard.cpu_percent));
