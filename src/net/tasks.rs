@@ -30,24 +30,36 @@ const ROUNDS_MAX: u32 = 64;
 /// RLIMIT_MEMLOCK, so 16 shards must fit in 8 MiB.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 
-/// How long glommio lets tasks run before it looks after its ring, in which there is nothing of ours. It looks whether this
-/// time is over before the first task has had its turn, and if so takes it that there is nothing to run (0.9): it sleeps in
-/// its ring, and nothing wakes it. With its own 100 ms, a thread that lost its core for as long just there stood still for
-/// good (`docs/decisions/0036`). For ever would do, but then a task that never rests keeps an executor whose main future has
-/// ended.
-const PREEMPTION: Duration = Duration::from_secs(10);
+/// A timer in glommio's ring ends this often, for no other purpose than that there is one. glommio lets tasks run until a
+/// timer of its own is over, and when that is over before the first of them has had its turn, 0.9 takes it that there is
+/// nothing to run: it sleeps in its ring until something wakes it. Nothing of ours is in that ring, so that a thread that
+/// lost its core just there, for 100 ms, stood still for good (`docs/decisions/0036`). Nobody wakes up for this one: a shard
+/// sleeps in its readiness set.
+const RING_WAKES: Duration = Duration::from_millis(1);
 
 /// Runs `main` to its end on an executor of its own, on this thread; pinned to `core` if there is one.
 ///
 /// # Errors
 /// When there can be no executor: io_uring is not available, or a limit is too low.
 pub fn run<T>(core: Option<usize>, main: impl Future<Output = T>) -> io::Result<T> {
-    LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
+    let placement = core.map_or(Placement::Unbound, Placement::Fixed);
+    run_in(LocalExecutorBuilder::new(placement), main)
+}
+
+fn run_in<T>(builder: LocalExecutorBuilder, main: impl Future<Output = T>) -> io::Result<T> {
+    let executor = builder
         .io_memory(IO_MEMORY_BYTES)
-        .preempt_timer(PREEMPTION)
         .make()
-        .map(|executor| executor.run(main))
-        .map_err(|error| io::Error::other(error.to_string()))
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(executor.run(async {
+        // Goes when it is dropped.
+        let _wakes = glommio::spawn_local(async {
+            loop {
+                glommio::timer::sleep(RING_WAKES).await;
+            }
+        });
+        main.await
+    }))
 }
 
 /// Runs `future` beside the caller on this shard, until it ends. A panic costs this task and raises [`panicked`]:
@@ -129,12 +141,16 @@ mod tests {
     use super::*;
     use crate::net::Signal;
 
-    /// Else it may sleep for good; by default it would have to after 100 ms.
+    /// However it has come to sleep, an executor does not for long.
     #[test]
-    fn who_stood_still_does_not_have_to_look_at_the_ring() {
+    fn the_ring_wakes_by_itself() {
         run_as_shard(async {
-            std::thread::park_timeout(Duration::from_millis(250));
-            assert!(!glommio::executor().need_preempt());
+            let runs = || glommio::executor().executor_stats().scheduler_runs();
+            let before = runs();
+            // With nothing else to wake it, tasks would run once after this.
+            glommio::timer::sleep(Duration::from_millis(300)).await;
+            let woken = runs() - before;
+            assert!(woken > 10, "{woken} times");
         });
     }
 
@@ -166,7 +182,7 @@ mod tests {
             let ran = Rc::new(Cell::new(0));
             let runs = Rc::clone(&ran);
             spawn(async move {
-                while runs.get() < 1_000 {
+                loop {
                     runs.set(runs.get() + 1);
                     yield_now().await;
                 }
