@@ -7,6 +7,8 @@
 # Bids are not judged: one of 23 DSPs is gone at times, and a panic sells nothing. With --fault die the shard dies with what it
 # has in flight, which fails: that shows what the evacuation of a shard that breaks is worth. Needs bash, jq and curl.
 set -euo pipefail
+# shellcheck source=loadtest/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
     cat <<'USAGE'
@@ -26,28 +28,9 @@ USAGE
 
 command="loadtest/chaos.sh $*"
 seconds=60 rate=500 panics=10000 fault=break shard=5 reload=2 handover=10 port=23000 out=target/chaos bin=''
-while (($#)); do
-    case $1 in
-        -h | --help) usage; exit 0 ;;
-        --rate | --panics | --fault | --shard | --reload | --handover | --port | --out | --bin)
-            (($# > 1)) || { usage >&2; exit 2; }
-            declare "${1#--}=$2"
-            shift 2
-            ;;
-        -*) usage >&2; exit 2 ;;
-        *) seconds=$1; shift ;;
-    esac
-done
-[[ -z $bin ]] || bin=$(realpath "$bin")
-out=$(realpath -m "$out")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ -z $bin ]]; then
-    cargo build --release --locked --quiet -p corebid -p corebid-loadtest
-    bin=$PWD/target/release
-fi
-for tool in jq curl "$bin"/{corebid,corebid-loadtest}; do
-    command -v "$tool" >/dev/null || { echo "chaos.sh: $tool is missing" >&2; exit 2; }
-done
+take_options "rate panics fault shard reload handover port out bin" seconds "$@"
+to_root
+need jq curl "$bin"/{corebid,corebid-loadtest}
 mkdir -p "$out"
 rm -f "$out"/{h1.json,h2.json,exchange.log,dsps.log,victim.log}
 readonly admin=http://127.0.0.1:$((port + 1))
@@ -72,18 +55,12 @@ main_pid() {
     echo "${last:-$first}"
 }
 
-pids=() first=''
-stop_all() {
+first=''
+stop_heirs_too() {
     [[ -z $first ]] || kill "$(main_pid)" 2>/dev/null || true
-    for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
-        kill "${pids[i]}" 2>/dev/null || continue
-        wait "${pids[i]}" 2>/dev/null || true
-    done
-    pids=()
+    stop_all
 }
-trap stop_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap stop_heirs_too EXIT
 
 victim() {
     "$bin/corebid-loadtest" dsps --count 1 --base-port $((port + 24)) >>"$out/victim.log" 2>&1 &
@@ -98,18 +75,15 @@ victim
 COREBID_LOG__FORMAT=json "$bin/corebid" serve --config "$out/chaos.toml" 2>"$out/exchange.log" &
 first=$!
 pids+=("$first")
-for _ in $(seq 300); do
-    [[ $(curl -s -o /dev/null -w '%{http_code}' "$admin/readyz") != 200 ]] || break
-    kill -0 "$first" 2>/dev/null || { tail -n 20 "$out/exchange.log" >&2; exit 1; }
-    sleep 0.1
-done
+await_ready "$admin" "$out/exchange.log"
 
+generators=()
 for name in h1 h2; do
     ssp=()
     [[ $name = h1 ]] || ssp=(--h2-connections 4)
     "$bin/corebid-loadtest" run --target "http://127.0.0.1:$port" --rate "$rate" --duration "$seconds" --warmup 2 \
         "${ssp[@]}" --json >"$out/$name.json" 2>"$out/$name.log" &
-    declare "generator_$name=$!"
+    generators+=($!)
 done
 sleep 2
 
@@ -132,7 +106,7 @@ for ((now = 1; now < seconds; now++)); do
     if ((now % 20 == 7)); then kill -9 "$victim" && kills=$((kills + 1)); fi
     if ((now % 20 == 14)); then victim; fi
 done
-wait "$generator_h1" "$generator_h2" || true
+wait "${generators[@]}" || true
 
 done_handovers=$(grep -c '"message":"handed over' "$out/exchange.log" || true)
 struck=$(grep -c 'a bid request made us panic' "$out/exchange.log" || true)
@@ -150,9 +124,7 @@ failed=$(jq -s '[.[].measured | (.errors | add) + .requests - (.errors | .connec
     echo
     echo "- $breaks shards made to $fault ($restarted in the log), $reloads reloads, $done_handovers of $handovers handovers, $kills DSPs killed, $struck requests made to panic"
     echo "- **$failed requests failed**"
-    echo "- \`$command\`"
-    echo "- corebid $(git rev-parse --short HEAD 2>/dev/null || echo '?'), $(date -u +%F)"
-    echo "- $(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
+    conditions
 } | tee "$out/chaos.md"
-stop_all
+stop_heirs_too
 ((failed == 0 && breaks > 0 && reloads > 0 && done_handovers == handovers && handovers > 0 && struck > 0))

@@ -12,6 +12,8 @@
 # bound on the excess over the earliest possible completion at p99, and a generator that was not itself the limit. A rate has
 # a second chance, on a machine that is not ours alone.
 set -euo pipefail
+# shellcheck source=loadtest/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
     cat <<'USAGE'
@@ -40,21 +42,9 @@ USAGE
 command="loadtest/compare.sh $*"
 ssp='h1 h2' dsp='h1 h2 h2-hyper' low=500 high=16000 probe=6 excess_ms=12 rates='' runs=3 duration=20 warmup=3 seed=1
 server_core=0 load_core=1 grid_us=500 port=8080 admin_port=9090 dsp_port=9001 raw='' bin=''
-while (($#)); do
-    case $1 in
-        -h | --help) usage; exit 0 ;;
-        --) shift; break ;;
-        --ssp | --dsp | --low | --high | --probe | --excess-ms | --rates | --runs | --duration | --warmup | --seed | --server-core | \
-            --load-core | --grid-us | --port | --admin-port | --dsp-port | --raw | --bin)
-            (($# > 1)) || { usage >&2; exit 2; }
-            name=${1#--}
-            declare "${name//-/_}=$2"
-            shift 2
-            ;;
-        *) usage >&2; exit 2 ;;
-    esac
-done
-run_options=("$@")
+take_options "ssp dsp low high probe excess-ms rates runs duration warmup seed server-core load-core grid-us port admin-port dsp-port raw bin" \
+    '' "$@"
+run_options=("${rest[@]}")
 [[ -z $bin ]] || bin=$(realpath "$bin")
 [[ -z $raw ]] || raw=$(realpath "$raw")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -64,56 +54,15 @@ if [[ -z $bin ]]; then
     cargo build --release --locked --quiet -p tokio-exchange
     bin=target/release
 fi
-for tool in jq taskset "$bin"/{corebid,corebid-loadtest,tokio-exchange}; do
-    command -v "$tool" >/dev/null || { echo "compare.sh: $tool is missing" >&2; exit 2; }
-done
+need jq taskset "$bin"/{corebid,corebid-loadtest,tokio-exchange}
 
 readonly dsps=23
 readonly address=127.0.0.1:$port
-scratch=$(mktemp -d)
-pids=()
-stop_last() {
-    kill "${pids[-1]}" 2>/dev/null || true
-    wait "${pids[-1]}" 2>/dev/null || true
-    unset 'pids[-1]'
-}
-stop_all() {
-    # Only what this script started; newest first, so that an exchange drains while its DSPs are there.
-    while ((${#pids[@]})); do stop_last; done
-    rm -rf "$scratch"
-}
-trap stop_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Without this the kernel divides the CPUs between terminals, and one with a compiler running takes half of ours.
-{ echo -10 >/proc/self/autogroup; } 2>/dev/null || echo "compare.sh: no autogroup priority (not root)" >&2
-
-start() { # name, core, command...: its pid is then the last of pids
-    local name=$1 core=$2
-    shift 2
-    taskset -c "$core" "$@" >"$scratch/$name.log" 2>&1 &
-    pids+=($!)
-}
-
-listens() { # port
-    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
-}
-
-await() { # port, name; of what was started last
-    for _ in $(seq 100); do
-        kill -0 "${pids[-1]}" 2>/dev/null || break
-        if listens "$1"; then return; fi
-        sleep 0.1
-    done
-    echo "compare.sh: $2 does not listen on $1:" >&2
-    tail -5 "$scratch/$2.log" >&2
-    exit 1
-}
+go_before_others
 
 # Another program's exchange would be measured in place of ours.
 for taken in "$port" "$admin_port" "$dsp_port"; do
-    if listens "$taken"; then
+    if listens "127.0.0.1:$taken"; then
         echo "compare.sh: something listens on port $taken already" >&2
         exit 1
     fi
@@ -136,7 +85,7 @@ start_exchange() { # exchange, protocol with DSPs
     esac
     COREBID_SERVER__LISTEN=$address COREBID_SERVER__ADMIN=127.0.0.1:$admin_port COREBID_SERVER__CORES=$server_core \
         start exchange "$server_core" "${server[@]}"
-    await "$port" exchange
+    await_port "$address" exchange
 }
 
 # One run: what the tables need is then a line of JSON in $scratch/run.json. Never in a subshell, whose processes nobody
@@ -226,7 +175,7 @@ for exchange in corebid tokio; do
 done
 
 start dsps "$load_core" "$bin/corebid-loadtest" dsps --seed "$seed" --count "$dsps" --base-port "$dsp_port" --grid-us "$grid_us"
-await "$dsp_port" dsps
+await_port "127.0.0.1:$dsp_port" dsps
 load_before=$(cut -d' ' -f1-3 /proc/loadavg)
 began=$(date -u +%Y-%m-%dT%H:%MZ)
 

@@ -12,6 +12,8 @@
 # The server gets a core of its own. DSPs and generator share the other, so the server should be the slow one: with DSPs
 # over HTTP/1.1 it does a quarter of what it does over HTTP/2, and 5 times that is well within the generator's reach.
 set -euo pipefail
+# shellcheck source=loadtest/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
     cat <<'USAGE'
@@ -35,56 +37,22 @@ USAGE
 }
 
 bin=target/release config=profiles/reference.toml target=http://127.0.0.1:8080 admin=http://127.0.0.1:9090
-server_core=0 load_core=1 sustained=0 low=200 high=20000 steps=0.5,1,2,3,5 duration=20 runs=3 grid=100 seed=1 base_port=9001
-while (($#)); do
-    case $1 in
-        --bin | --config | --target | --admin | --sustained | --low | --high | --steps | --duration | --runs | --seed)
-            declare "${1#--}=$2"; shift 2 ;;
-        --server-core) server_core=$2; shift 2 ;;
-        --load-core) load_core=$2; shift 2 ;;
-        --grid-us) grid=$2; shift 2 ;;
-        --base-port) base_port=$2; shift 2 ;;
-        --) shift; break ;;
-        -h | --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
-    esac
-done
+server_core=0 load_core=1 sustained=0 low=200 high=20000 steps=0.5,1,2,3,5 duration=20 runs=3 grid_us=100 seed=1 base_port=9001
+take_options "bin config target admin server-core load-core sustained low high steps duration runs base-port grid-us seed" '' "$@"
 # The reference profile's floor rule; what the caller gives behind it wins. SSPs with many requests keep few connections.
-run_options=(--floor-rule above --h2-connections 4 "$@")
-for tool in jq curl taskset "$bin/corebid" "$bin/corebid-loadtest"; do
-    command -v "$tool" >/dev/null || { echo "overload.sh: $tool is missing" >&2; exit 2; }
-done
+run_options=(--floor-rule above --h2-connections 4 "${rest[@]}")
+need jq curl taskset "$bin/corebid" "$bin/corebid-loadtest"
 
 if ((sustained == 0)); then
     sustained=$("$(dirname "$0")/sweep.sh" --bin "$bin" --config "$config" --target "$target" --rates '' \
-        --server-core "$server_core" --load-core "$load_core" --low "$low" --high "$high" --grid-us "$grid" \
+        --server-core "$server_core" --load-core "$load_core" --low "$low" --high "$high" --grid-us "$grid_us" \
         --seed "$seed" -- "${run_options[@]}" | sed -n 's/^Highest sustained rate: \*\*\([0-9]*\).*/\1/p')
     ((sustained > 0)) || exit 2
 fi
 
-scratch=$(mktemp -d)
-pids=()
-stop_all() {
-    # Only what this script started, by pid; newest first, so that the exchange drains while its DSPs are there.
-    for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
-        kill "${pids[i]}" 2>/dev/null || continue
-        wait "${pids[i]}" 2>/dev/null || true
-    done
-    rm -rf "$scratch"
-}
-trap stop_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Without this the kernel divides the CPUs between terminals, and one with a compiler running takes half of ours.
-{ echo -10 >/proc/self/autogroup; } 2>/dev/null || echo "overload.sh: no autogroup priority (not root)" >&2
-
-taskset -c "$load_core" "$bin/corebid-loadtest" dsps --count 23 --base-port "$base_port" --seed "$seed" --grid-us "$grid" \
-    >"$scratch/dsps.log" 2>&1 &
-pids+=($!)
-COREBID_SERVER__CORES=$server_core taskset -c "$server_core" "$bin/corebid" serve --config "$config" \
-    >"$scratch/corebid.log" 2>&1 &
-pids+=($!)
+go_before_others
+start dsps "$load_core" "$bin/corebid-loadtest" dsps --count 23 --base-port "$base_port" --seed "$seed" --grid-us "$grid_us"
+COREBID_SERVER__CORES=$server_core start corebid "$server_core" "$bin/corebid" serve --config "$config"
 server_pid=${pids[-1]}
 curl -sf -o /dev/null --retry 50 --retry-delay 1 --retry-all-errors --max-time 1 "$admin/readyz" || {
     echo "overload.sh: the exchange does not get ready:" >&2
@@ -165,7 +133,7 @@ echo "Shed since the start, by reason: $(shed_by_reason | paste -sd, | sed 's/,/
 cat <<CONDITIONS
 
 Conditions: commit $(git rev-parse --short HEAD), $(date -u +%Y-%m-%dT%H:%MZ), kernel $(uname -r), $cpu, $(nproc) CPUs; exchange on core $server_core, 23 simulated
-DSPs (seed $seed, reference latency profile, answers on a grid of $grid us) and the generator on core $load_core; $duration s per row after
+DSPs (seed $seed, reference latency profile, answers on a grid of $grid_us us) and the generator on core $load_core; $duration s per row after
 3 s of warm-up; medians in bold. "health": of /healthz, /readyz, /metrics, /status asked five times a second, those that did
 not answer within one. \`$config\`, load: \`corebid-loadtest run --target $target ${run_options[*]}\`.
 

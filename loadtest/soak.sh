@@ -7,6 +7,8 @@
 # POST /reload; an exchange that knows none is soaked without. What counts is how the exchange is after a quarter of the time,
 # when every buffer has met its largest. Needs bash, jq, curl, Python 3, and two programs that are built unless --bin is given.
 set -euo pipefail
+# shellcheck source=loadtest/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
     cat <<'USAGE'
@@ -24,28 +26,9 @@ USAGE
 
 command="loadtest/soak.sh $*"
 minutes=20 round=60 rate=100 reload=5 every=2 port=18080 out=target/soak bin=''
-while (($#)); do
-    case $1 in
-        -h | --help) usage; exit 0 ;;
-        --round | --rate | --reload | --every | --port | --out | --bin)
-            (($# > 1)) || { usage >&2; exit 2; }
-            declare "${1#--}=$2"
-            shift 2
-            ;;
-        -*) usage >&2; exit 2 ;;
-        *) minutes=$1; shift ;;
-    esac
-done
-[[ -z $bin ]] || bin=$(realpath "$bin")
-out=$(realpath -m "$out")
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [[ -z $bin ]]; then
-    cargo build --release --locked --quiet -p corebid -p corebid-loadtest
-    bin=$PWD/target/release
-fi
-for tool in jq curl python3 "$bin"/{corebid,corebid-loadtest}; do
-    command -v "$tool" >/dev/null || { echo "soak.sh: $tool is missing" >&2; exit 2; }
-done
+take_options "round rate reload every port out bin" minutes "$@"
+to_root
+need jq curl python3 "$bin"/{corebid,corebid-loadtest}
 mkdir -p "$out"
 rm -f "$out"/{samples.tsv,rounds.tsv,exchange.log,dsps.log}
 
@@ -64,29 +47,13 @@ configuration() {
     mv "$out/soak.toml.new" "$out/soak.toml"
 }
 
-pids=()
-stop_all() {
-    for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
-        kill "${pids[i]}" 2>/dev/null || continue
-        wait "${pids[i]}" 2>/dev/null || true
-    done
-    pids=()
-}
-trap stop_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
 configuration 4
 "$bin/corebid-loadtest" dsps --scenario loadtest/scenarios/soak.toml --base-port $((port + 2)) >"$out/dsps.log" 2>&1 &
 pids+=($!)
 "$bin/corebid" serve --config "$out/soak.toml" >"$out/exchange.log" 2>&1 &
 exchange=$!
 pids+=("$exchange")
-for _ in $(seq 300); do
-    [[ $(curl -s -o /dev/null -w '%{http_code}' "$admin/readyz") != 200 ]] || break
-    kill -0 "$exchange" 2>/dev/null || { tail -n 20 "$out/exchange.log" >&2; exit 1; }
-    sleep 0.1
-done
+await_ready "$admin" "$out/exchange.log"
 
 # One line each: seconds, kilobytes, descriptors, reloads so far.
 began=$EPOCHREALTIME
@@ -135,8 +102,6 @@ status=0
 python3 loadtest/soak.py "$out" || status=$?
 {
     echo
-    echo "- \`$command\`"
-    echo "- corebid $(git rev-parse --short HEAD 2>/dev/null || echo '?'), $(date -u +%F)"
-    echo "- $(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r)"
+    conditions
 } | tee -a "$out/soak.md"
 exit "$status"

@@ -3,17 +3,16 @@
 # still turn when that is over: loadtest/standstill.sh [BIN [SECONDS]]. Exits with 1 if one stands still. Decision 0036 says why it
 # might. Needs root (SCHED_FIFO), curl, Python 3; ports 19280 and 19290; the rest of the machine stands still as well.
 set -euo pipefail
+# shellcheck source=loadtest/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
 bin=${1:-target/release} seconds=${2:-30}
-scratch=$(mktemp -d)
 throttle=$(cat /proc/sys/kernel/sched_rt_runtime_us)
-pids=()
-stop_all() {
+throttle_again() {
     echo "$throttle" >/proc/sys/kernel/sched_rt_runtime_us
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-    wait || true
-    rm -rf "$scratch"
+    stop_all
 }
-trap stop_all EXIT
+trap throttle_again EXIT
 cat >"$scratch/hog.py" <<'PYTHON'
 import ctypes, os, random, sys, time
 ctypes.CDLL(None).prctl(29, 1)  # PR_SET_TIMERSLACK: moments that are as short as they should be

@@ -9,6 +9,8 @@
 # The server gets a core of its own. DSPs and generator share the other, which is why DSP answers are on a grid and the
 # generator never spins: on two cores, whoever spins measures itself.
 set -euo pipefail
+# shellcheck source=loadtest/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
     cat <<'USAGE'
@@ -31,71 +33,13 @@ USAGE
 }
 
 bin=target/release config=profiles/reference.toml target=http://127.0.0.1:8080 server_core=0 load_core=1
-low=200 high=20000 probe=6 duration=60 seed=1 rates=25%,50%,80%,100% runs=3 best=0 grid=50 reports=
-while (($#)); do
-    case $1 in
-        --bin) bin=$2; shift 2 ;;
-        --config) config=$2; shift 2 ;;
-        --target) target=$2; shift 2 ;;
-        --server-core) server_core=$2; shift 2 ;;
-        --load-core) load_core=$2; shift 2 ;;
-        --low) low=$2; shift 2 ;;
-        --high) high=$2; shift 2 ;;
-        --probe) probe=$2; shift 2 ;;
-        --duration) duration=$2; shift 2 ;;
-        --seed) seed=$2; shift 2 ;;
-        --reports) reports=$2; shift 2 ;;
-        --rates) rates=$2; shift 2 ;;
-        --runs) runs=$2; shift 2 ;;
-        --highest) best=$2; shift 2 ;;
-        --grid-us) grid=$2; shift 2 ;;
-        --) shift; break ;;
-        -h | --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
-    esac
-done
+low=200 high=20000 probe=6 duration=60 seed=1 rates=25%,50%,80%,100% runs=3 highest=0 grid_us=50 reports=
+take_options "bin config target server-core load-core low high probe duration rates runs highest grid-us reports seed" '' "$@"
+best=$highest
 # The reference profile's floor rule; what the caller gives behind it wins.
-run_options=(--floor-rule above "$@")
-for tool in jq taskset "$bin/corebid" "$bin/corebid-loadtest"; do
-    command -v "$tool" >/dev/null || { echo "sweep.sh: $tool is missing" >&2; exit 2; }
-done
-
-scratch=$(mktemp -d)
-pids=()
-stop_all() {
-    # Only what this script started, by pid; newest first, so that the exchange drains while its DSPs are there.
-    for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
-        kill "${pids[i]}" 2>/dev/null || continue
-        wait "${pids[i]}" 2>/dev/null || true
-    done
-    pids=()
-    rm -rf "$scratch"
-}
-trap stop_all EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# Without this the kernel divides the CPUs between terminals, and one with a compiler running takes half of ours.
-{ echo -10 >/proc/self/autogroup; } 2>/dev/null || echo "sweep.sh: no autogroup priority (not root)" >&2
-
-start() { # name, core, command...
-    local name=$1 core=$2
-    shift 2
-    taskset -c "$core" "$@" >"$scratch/$name.log" 2>&1 &
-    pids+=($!)
-}
-
-await_port() { # host:port, pid, name
-    local host=${1%:*} port=${1##*:}
-    for _ in $(seq 100); do
-        if (exec 3<>"/dev/tcp/$host/$port") 2>/dev/null; then return; fi
-        kill -0 "$2" 2>/dev/null || break
-        sleep 0.1
-    done
-    echo "sweep.sh: $3 does not listen on $1:" >&2
-    tail -5 "$scratch/$3.log" >&2
-    exit 1
-}
+run_options=(--floor-rule above "${rest[@]}")
+need jq taskset "$bin/corebid" "$bin/corebid-loadtest"
+go_before_others
 
 load() { # rate, seconds, warm-up, more options -> one JSON object
     # Exit code 1 says that answers were wrong, which is a finding here; 2 is a mistake of ours and is shown.
@@ -120,12 +64,12 @@ objection() {
 }
 
 start dsps "$load_core" "$bin/corebid-loadtest" dsps --count 23 --base-port 9001 --seed "$seed" \
-    --grid-us "$grid"
-await_port 127.0.0.1:9001 "${pids[-1]}" dsps
+    --grid-us "$grid_us"
+await_port 127.0.0.1:9001 dsps
 COREBID_SERVER__CORES=$server_core start corebid "$server_core" "$bin/corebid" serve --config "$config"
 server_pid=${pids[-1]}
 address=${target#http://}
-await_port "${address%%/*}" "$server_pid" corebid
+await_port "${address%%/*}" corebid
 
 find_highest() {
     echo "sweep.sh: looking for the limit between $low/s and $high/s" >&2
@@ -183,7 +127,7 @@ done
 cat <<CONDITIONS
 
 Conditions: commit $(git rev-parse --short HEAD), $(date -u +%Y-%m-%dT%H:%MZ), kernel $(uname -r), $cpu, $(nproc) CPUs; exchange on core $server_core, 23 simulated
-DSPs (seed $seed, reference latency profile, answers on a grid of $grid us) and the generator on core $load_core; $duration s per row after
+DSPs (seed $seed, reference latency profile, answers on a grid of $grid_us us) and the generator on core $load_core; $duration s per row after
 5 s of warm-up; medians in bold.
 Latency is from the intended send time of Poisson arrivals. \`$config\`, load: \`corebid-loadtest run --target $target ${run_options[*]}\`.
 CONDITIONS
