@@ -33,7 +33,8 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 /// A timer in glommio's ring ends this often, for no other purpose than that there is one. glommio lets tasks run until a
 /// timer of its own is over, and when that is over before the first of them has had its turn, 0.9 takes it that there is
 /// nothing to run: it sleeps in its ring until something wakes it. Nothing of ours is in that ring, so that a thread that
-/// lost its core just there, for 100 ms, stood still for good (`docs/decisions/0036`). Nobody wakes up for this one: a shard
+/// lost its core just there, for 100 ms, stood still for good. With this it is woken once. That is not enough where it
+/// loses its core again before it has set the timer anew (`docs/decisions/0036`). Nobody wakes up for this one: a shard
 /// sleeps in its readiness set.
 const RING_WAKES: Duration = Duration::from_millis(1);
 
@@ -42,12 +43,7 @@ const RING_WAKES: Duration = Duration::from_millis(1);
 /// # Errors
 /// When there can be no executor: io_uring is not available, or a limit is too low.
 pub fn run<T>(core: Option<usize>, main: impl Future<Output = T>) -> io::Result<T> {
-    let placement = core.map_or(Placement::Unbound, Placement::Fixed);
-    run_in(LocalExecutorBuilder::new(placement), main)
-}
-
-fn run_in<T>(builder: LocalExecutorBuilder, main: impl Future<Output = T>) -> io::Result<T> {
-    let executor = builder
+    let executor = LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
         .io_memory(IO_MEMORY_BYTES)
         .make()
         .map_err(|error| io::Error::other(error.to_string()))?;
@@ -141,7 +137,7 @@ mod tests {
     use super::*;
     use crate::net::Signal;
 
-    /// However it has come to sleep, an executor does not for long.
+    /// Whatever it sleeps for.
     #[test]
     fn the_ring_wakes_by_itself() {
         run_as_shard(async {
