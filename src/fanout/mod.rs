@@ -402,4 +402,7 @@ impl<T: Transport> Drop for Open<'_, T> {
 }
 
 #[cfg(test)]
+pub(crate) use tests::dsp as any_dsp;
+
+#[cfg(test)]
 mod tests;

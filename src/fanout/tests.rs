@@ -58,7 +58,8 @@ impl Transport for Script {
     fn distrust(&self, _connection: u64) {}
 }
 
-pub(super) fn dsp(index: usize, gzip: bool) -> DspOptions {
+/// One that is as good as any.
+pub(crate) fn dsp(index: usize, gzip: bool) -> DspOptions {
     DspOptions {
         name: format!("dsp{index}"),
         target: Target {
@@ -84,26 +85,51 @@ pub(super) fn tls() -> TlsOptions {
     TlsOptions::new(&Roots::from_pem(&root).unwrap(), None, name, &[]).unwrap()
 }
 
+/// A fan-out whose DSPs do as their scripts say, at the time that its clock shows.
+struct Scene {
+    clock: Rc<Cell<Instant>>,
+    timers: Rc<Timers>,
+    script: Rc<Script>,
+    fanout: Fanout<Rc<Script>>,
+}
+
+impl Scene {
+    fn new(dsps: &[DspOptions], does: Vec<Vec<Does>>) -> Self {
+        let clock = Rc::new(Cell::new(Instant::from_nanos(0)));
+        let reads = Rc::clone(&clock);
+        let timers = Timers::new(move || reads.get(), |_| ());
+        let gatherings = Rc::new(Gatherings::default());
+        let script = Rc::new(Script {
+            gatherings: Rc::clone(&gatherings),
+            does: RefCell::new(does),
+            pending: RefCell::default(),
+            seen: RefCell::default(),
+        });
+        let fanout = Fanout::new(
+            DspSet::from(dsps),
+            Rc::clone(&script),
+            gatherings,
+            Rc::clone(&timers),
+        );
+        Self {
+            clock,
+            timers,
+            script,
+            fanout,
+        }
+    }
+
+    /// Fan-outs under way, and timers.
+    fn open(&self) -> (usize, usize) {
+        (self.script.gatherings.open_count(), self.timers.waiting())
+    }
+}
+
 /// Runs one fan-out of a call per script, each due after its `due_ms`: what each answered and when, and when the
 /// fan-out ended.
 fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
-    let clock = Rc::new(Cell::new(Instant::from_nanos(0)));
-    let reads = Rc::clone(&clock);
-    let timers = Timers::new(move || reads.get(), |_| ());
-    let gatherings = Rc::new(Gatherings::default());
-    let script = Rc::new(Script {
-        gatherings: Rc::clone(&gatherings),
-        does: RefCell::new(scripts.iter().map(|(_, does)| does.to_vec()).collect()),
-        pending: RefCell::default(),
-        seen: RefCell::default(),
-    });
-    let dsps: Rc<[DspOptions]> = (0..scripts.len()).map(|index| dsp(index, false)).collect();
-    let fanout = Fanout::new(
-        DspSet::from(&*dsps),
-        Rc::clone(&script),
-        Rc::clone(&gatherings),
-        Rc::clone(&timers),
-    );
+    let dsps: Vec<_> = (0..scripts.len()).map(|index| dsp(index, false)).collect();
+    let scene = Scene::new(&dsps, scripts.iter().map(|(_, does)| does.to_vec()).collect());
     let due = |ms: u64| Instant::from_nanos(ms * 1_000_000);
     let calls: Vec<Call<'_>> = (0u16..)
         .zip(scripts)
@@ -117,7 +143,7 @@ fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
     let mut answers = Vec::new();
     let mut ended = None;
     {
-        let mut gather = pin!(fanout.gather(&calls, |answer| {
+        let mut gather = pin!(scene.fanout.gather(&calls, |answer| {
             let what = match answer.result {
                 Ok(response) => response.status.to_string(),
                 Err(failure) => failure.to_string(),
@@ -130,10 +156,11 @@ fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
             Conduct::Good
         }));
         for ms in 0..500 {
-            clock.set(due(ms));
-            timers.advance(clock.get());
-            let now = clock.get();
-            let arrived: Vec<_> = script
+            let now = due(ms);
+            scene.clock.set(now);
+            scene.timers.advance(now);
+            let arrived: Vec<_> = scene
+                .script
                 .pending
                 .borrow_mut()
                 .extract_if(.., |(at, ..)| *at <= now)
@@ -141,10 +168,10 @@ fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
             for (at, ticket, result) in arrived {
                 let reply = result.map(|status| Reply {
                     status,
-                    body: gatherings.buffer(),
+                    body: scene.script.gatherings.buffer(),
                     connection: 0,
                 });
-                script.gatherings.complete(ticket, at, reply);
+                scene.script.gatherings.complete(ticket, at, reply);
             }
             if gather
                 .as_mut()
@@ -156,10 +183,9 @@ fn run(scripts: &[(u64, &[Does])]) -> (Vec<String>, u64, Rc<Script>) {
             }
         }
     }
-    assert_eq!(gatherings.open_count(), 0);
-    assert_eq!(timers.waiting(), 0, "its timer is gone");
+    assert_eq!(scene.open(), (0, 0), "it is over, and its timer gone");
     answers.sort();
-    (answers, ended.expect("a fan-out ends"), script)
+    (answers, ended.expect("a fan-out ends"), scene.script)
 }
 
 #[track_caller]
@@ -247,20 +273,7 @@ fn what_arrives_after_its_time_is_late_for_good() {
 
 #[test]
 fn a_dropped_fan_out_leaves_nothing_behind() {
-    let timers = Timers::new(|| Instant::from_nanos(0), |_| ());
-    let gatherings = Rc::new(Gatherings::default());
-    let script = Rc::new(Script {
-        gatherings: Rc::clone(&gatherings),
-        does: RefCell::new(vec![vec![]]),
-        pending: RefCell::default(),
-        seen: RefCell::default(),
-    });
-    let fanout = Fanout::new(
-        DspSet::from(&[dsp(0, false)][..]),
-        Rc::clone(&script),
-        Rc::clone(&gatherings),
-        Rc::clone(&timers),
-    );
+    let scene = Scene::new(&[dsp(0, false)], vec![vec![]]);
     let calls = [Call {
         dsp: DspId(0),
         body: b"",
@@ -268,30 +281,21 @@ fn a_dropped_fan_out_leaves_nothing_behind() {
         leave: Leave::default(),
     }];
     {
-        let mut gather = pin!(fanout.gather(&calls, |_| Conduct::Good));
+        let mut gather = pin!(scene.fanout.gather(&calls, |_| Conduct::Good));
         assert!(
             gather
                 .as_mut()
                 .poll(&mut Context::from_waker(Waker::noop()))
                 .is_pending()
         );
-        assert_eq!((gatherings.open_count(), timers.waiting()), (1, 1));
+        assert_eq!(scene.open(), (1, 1));
     }
-    assert_eq!((gatherings.open_count(), timers.waiting()), (0, 0));
+    assert_eq!(scene.open(), (0, 0));
 }
 
 #[test]
 fn a_body_is_compressed_once_for_all_who_want_it_so() {
-    let timers = Timers::new(|| Instant::from_nanos(0), |_| ());
-    let gatherings = Rc::new(Gatherings::default());
-    let script = Rc::new(Script {
-        gatherings: Rc::clone(&gatherings),
-        does: RefCell::new(vec![vec![]; 3]),
-        pending: RefCell::default(),
-        seen: RefCell::default(),
-    });
-    let dsps: Rc<[DspOptions]> = Rc::from([dsp(0, true), dsp(1, false), dsp(2, true)]);
-    let fanout = Fanout::new(DspSet::from(&*dsps), Rc::clone(&script), gatherings, timers);
+    let scene = Scene::new(&[dsp(0, true), dsp(1, false), dsp(2, true)], vec![vec![]; 3]);
     let body = vec![b'x'; 10_000];
     let due_at = Instant::from_nanos(1_000_000);
     let calls: Vec<_> = (0..3)
@@ -302,14 +306,14 @@ fn a_body_is_compressed_once_for_all_who_want_it_so() {
             leave: Leave::default(),
         })
         .collect();
-    let mut gather = pin!(fanout.gather(&calls, |_| Conduct::Good));
+    let mut gather = pin!(scene.fanout.gather(&calls, |_| Conduct::Good));
     assert!(
         gather
             .as_mut()
             .poll(&mut Context::from_waker(Waker::noop()))
             .is_pending()
     );
-    let seen = script.seen.borrow();
+    let seen = scene.script.seen.borrow();
     assert!(seen[0].2 < 1_000 && seen[0].2 == seen[2].2);
     assert_eq!(seen[1].2, 10_000);
 }
@@ -318,31 +322,17 @@ fn a_body_is_compressed_once_for_all_who_want_it_so() {
 /// state that leaves it.
 #[track_caller]
 fn check_conduct(does: Does, of_response: Conduct, looked_at_ms: u64, expected: BreakerState) {
-    let clock = Rc::new(Cell::new(Instant::from_nanos(0)));
-    let reads = Rc::clone(&clock);
-    let timers = Timers::new(move || reads.get(), |_| ());
-    let gatherings = Rc::new(Gatherings::default());
-    let script = Rc::new(Script {
-        gatherings: Rc::clone(&gatherings),
-        does: RefCell::new(vec![vec![does]]),
-        pending: RefCell::default(),
-        seen: RefCell::default(),
-    });
     let mut asked = dsp(0, false);
     asked.gate.breaker = Some(BreakerOptions {
         consecutive_failures: 1,
         ..gate::tests::breaker()
     });
-    let fanout = Fanout::new(
-        DspSet::from(&[asked][..]),
-        Rc::clone(&script),
-        Rc::clone(&gatherings),
-        Rc::clone(&timers),
-    );
+    let scene = Scene::new(&[asked], vec![vec![does]]);
     let due_at = Instant::from_nanos(60_000_000);
-    let (leave, due_at) = fanout
+    let (leave, due_at) = scene
+        .fanout
         .gates()
-        .admit(DspId(0), clock.get(), due_at, false)
+        .admit(DspId(0), scene.clock.get(), due_at, false)
         .unwrap();
     let calls = [Call {
         dsp: DspId(0),
@@ -350,22 +340,23 @@ fn check_conduct(does: Does, of_response: Conduct, looked_at_ms: u64, expected: 
         due_at,
         leave,
     }];
-    let mut gather = pin!(fanout.gather(&calls, |_| of_response));
+    let mut gather = pin!(scene.fanout.gather(&calls, |_| of_response));
     let cx = &mut Context::from_waker(Waker::noop());
     if gather.as_mut().poll(cx).is_pending() {
-        clock.set(Instant::from_nanos(looked_at_ms * 1_000_000));
-        for (at, ticket, result) in script.pending.borrow_mut().drain(..) {
+        let now = Instant::from_nanos(looked_at_ms * 1_000_000);
+        scene.clock.set(now);
+        for (at, ticket, result) in scene.script.pending.borrow_mut().drain(..) {
             let reply = result.map(|status| Reply {
                 status,
                 body: Vec::new(),
                 connection: 0,
             });
-            gatherings.complete(ticket, at, reply);
+            scene.script.gatherings.complete(ticket, at, reply);
         }
-        timers.advance(clock.get());
+        scene.timers.advance(now);
         assert!(gather.as_mut().poll(cx).is_ready());
     }
-    let (state, _) = fanout.gates().breaker(DspId(0)).unwrap();
+    let (state, _) = scene.fanout.gates().breaker(DspId(0)).unwrap();
     assert_eq!(state, expected, "{does:?} {of_response:?} {looked_at_ms}");
 }
 

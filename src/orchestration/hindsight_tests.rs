@@ -9,8 +9,7 @@ use super::hindsight::{Held, Hindsight};
 use super::*;
 use crate::auction::FloorRule;
 use crate::fanout::{
-    CallFailure, DspId, DspOptions, DspSet, GateOptions, Gatherings, Late, Outgoing, Protocol, Reply,
-    Response, Target, Ticket,
+    CallFailure, DspId, DspOptions, DspSet, Gatherings, Late, Outgoing, Reply, Response, Ticket, any_dsp,
 };
 use crate::money::Cpm;
 use crate::telemetry::prometheus::{Format, render};
@@ -189,20 +188,8 @@ impl Market {
 
 fn dsp(timeout_ms: u64) -> DspOptions {
     DspOptions {
-        name: "x".to_owned(),
-        target: Target {
-            address: ([127, 0, 0, 1], 1).into(),
-            authority: "x".to_owned(),
-            path: "/".to_owned(),
-        },
-        protocol: Protocol::Http1,
-        tls: None,
         timeout: Duration::from_millis(timeout_ms),
-        connections_max: 1,
-        connections_warm: 0,
-        gzip: false,
-        response_bytes_max: 256 << 10,
-        gate: GateOptions::default(),
+        ..any_dsp(0, false)
     }
 }
 

@@ -142,27 +142,8 @@ fn towards(smoothed: u64, now: u64) -> u64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::fanout::{DspOptions, GateOptions, Protocol, Target};
+    use crate::fanout::any_dsp;
     use crate::telemetry::{self, Roster};
-
-    pub(in crate::shard) fn dsp() -> DspOptions {
-        DspOptions {
-            name: "d".to_owned(),
-            target: Target {
-                address: ([127, 0, 0, 1], 1).into(),
-                authority: "x".to_owned(),
-                path: "/".to_owned(),
-            },
-            protocol: Protocol::Http1,
-            tls: None,
-            timeout: Duration::from_millis(60),
-            connections_max: 1,
-            connections_warm: 0,
-            gzip: false,
-            response_bytes_max: 1,
-            gate: GateOptions::default(),
-        }
-    }
 
     /// Calls to one DSP with a cap, on several shards that settle every 50 ms, each at a time of its own.
     pub(in crate::shard) struct Traffic {
@@ -173,7 +154,7 @@ pub(super) mod tests {
 
     impl Traffic {
         pub(in crate::shard) fn new(qps: u32, shards: usize) -> Self {
-            let mut dsp = dsp();
+            let mut dsp = any_dsp(0, false);
             dsp.gate.qps = Some(qps);
             let dsps = [dsp];
             let quotas = Arc::new(Quotas::new(&dsps, shards));

@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_shard_that_is_started_again_goes_on_with_what_was_held() {
         let dsp = |qps| {
-            let mut dsp = crate::shard::gates::tests::dsp();
+            let mut dsp = crate::fanout::any_dsp(0, false);
             dsp.gate.qps = qps;
             dsp
         };
