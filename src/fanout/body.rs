@@ -32,6 +32,7 @@ impl From<Vec<u8>> for Body {
     }
 }
 
+#[cfg(test)]
 impl<const N: usize> From<&[u8; N]> for Body {
     fn from(bytes: &[u8; N]) -> Self {
         bytes.to_vec().into()
