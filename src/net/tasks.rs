@@ -7,13 +7,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_lite::future::yield_now;
 use glommio::{LocalExecutorBuilder, Placement};
 use pin_project_lite::pin_project;
 
-use super::Signal;
+use super::{Rouser, Signal};
 
 thread_local! {
     /// How often tasks of this thread were polled.
@@ -30,30 +29,19 @@ const ROUNDS_MAX: u32 = 64;
 /// RLIMIT_MEMLOCK, so 16 shards must fit in 8 MiB.
 const IO_MEMORY_BYTES: usize = 64 << 10;
 
-/// A timer in glommio's ring ends this often, for no other purpose than that there is one. glommio lets tasks run until a
-/// timer of its own is over, and when that is over before the first of them has had its turn, 0.9 takes it that there is
-/// nothing to run: it sleeps in its ring until something wakes it. Nothing of ours is in that ring, so that a thread that
-/// lost its core just there, for 100 ms, stood still for good. With this it is woken once. That is not enough where it
-/// loses its core again before it has set the timer anew (`docs/decisions/0036`). Nobody wakes up for this one: a shard
-/// sleeps in its readiness set.
-const RING_WAKES: Duration = Duration::from_millis(1);
-
 /// Runs `main` to its end on an executor of its own, on this thread; pinned to `core` if there is one.
 ///
 /// # Errors
 /// When there can be no executor: io_uring is not available, or a limit is too low.
-pub fn run<T>(core: Option<usize>, main: impl Future<Output = T>) -> io::Result<T> {
+pub fn run<T>(core: Option<usize>, rouser: &Rouser, main: impl Future<Output = T>) -> io::Result<T> {
+    let bed = rouser.bed();
     let executor = LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
         .io_memory(IO_MEMORY_BYTES)
         .make()
         .map_err(|error| io::Error::other(error.to_string()))?;
     Ok(executor.run(async {
         // Goes when it is dropped.
-        let _wakes = glommio::spawn_local(async {
-            loop {
-                glommio::timer::sleep(RING_WAKES).await;
-            }
-        });
+        let _wakes = glommio::spawn_local(bed.heard());
         main.await
     }))
 }
@@ -127,26 +115,27 @@ where
 /// [`run`] for tests of what needs a shard.
 #[cfg(test)]
 pub(crate) fn run_as_shard<T>(future: impl Future<Output = T>) -> T {
-    run(None, future).unwrap_or_else(|error| panic!("no executor: {error}"))
+    let ran = Rouser::start().and_then(|rouser| run(None, &rouser, future));
+    ran.unwrap_or_else(|error| panic!("no executor: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
+    use std::time::Duration;
 
     use super::*;
     use crate::net::Signal;
 
-    /// Whatever it sleeps for.
     #[test]
-    fn the_ring_wakes_by_itself() {
+    fn an_executor_that_sleeps_is_roused() {
         run_as_shard(async {
             let runs = || glommio::executor().executor_stats().scheduler_runs();
             let before = runs();
             // With nothing else to wake it, tasks would run once after this.
-            glommio::timer::sleep(Duration::from_millis(300)).await;
-            let woken = runs() - before;
-            assert!(woken > 10, "{woken} times");
+            glommio::timer::sleep(Duration::from_millis(500)).await;
+            let roused = runs() - before;
+            assert!(roused > 2, "{roused} times");
         });
     }
 

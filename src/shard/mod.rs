@@ -27,7 +27,7 @@ use futures_lite::future;
 use crate::clock::{self, Instant, Timers};
 use crate::fanout::{Connections, DspId, DspOptions, DspSet, Fanout, Gates, Gatherings, Pool, PoolLimits};
 use crate::ingress::{self, Generation, Ingress};
-use crate::net::{self, Hearing, Listener, Readiness};
+use crate::net::{self, Hearing, Listener, Readiness, Rouser};
 use crate::orchestration::{self, Hindsight, Orchestrator, isolate};
 use crate::telemetry::{ConnectionState, EventLog, EventSource, Recorder, Recorders, Roster};
 
@@ -97,6 +97,8 @@ pub struct Post {
     pub commands: Receiver<Command>,
     /// Events from it.
     pub events: Sender<Event>,
+    /// Wakes its executor.
+    pub rouser: Rouser,
     /// What it has to do with the other shards: connections.
     pub balance: Arc<Balance>,
     /// Where its event log goes, if there is one.
@@ -209,9 +211,12 @@ pub fn spawn(blueprint: Arc<Blueprint>, post: Post, recorders: &Recorders) -> io
         events: post.events.clone(),
         balance: Arc::clone(&post.balance),
     };
-    on_thread(post.core, last_word, move |has_left| async move {
-        run(&blueprint, post, &recorders, &has_left).await
-    })
+    on_thread(
+        post.core,
+        post.rouser.clone(),
+        last_word,
+        move |has_left| async move { run(&blueprint, post, &recorders, &has_left).await },
+    )
 }
 
 /// Whether a shard has left the table of [`Balance`] already: then its row is another's.
@@ -221,6 +226,7 @@ type HasLeft = Rc<Cell<bool>>;
 /// panics it is gone, but its tasks are not, as each holds the timers that hold its waker.
 fn on_thread<F>(
     core: usize,
+    rouser: Rouser,
     last_word: LastWord,
     main: impl FnOnce(HasLeft) -> F + Send + 'static,
 ) -> io::Result<Handle>
@@ -235,7 +241,7 @@ where
                 word: last_word,
                 has_left: Rc::clone(&has_left),
             };
-            net::run(Some(core), main(has_left))?
+            net::run(Some(core), &rouser, main(has_left))?
         })
 }
 
@@ -688,20 +694,25 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut ssp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let near = listener.accept().unwrap().0;
-        let handle = on_thread(core, last_word, move |_has_left| async {
-            let readiness = Rc::new(Readiness::new()?);
-            let alarm = Rc::clone(&readiness);
-            let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
-            // Never dropped: it holds the timers, which hold its waker.
-            let (sleeps, stream) = (Rc::clone(&timers), HyperStream::new(near.into(), &readiness)?);
-            net::spawn(async move {
-                let _held = stream;
-                sleep_for_ever(sleeps).await;
-            });
-            glommio::spawn_local(async { panic!("as a bug in what catches them would") }).detach();
-            sleep_for_ever(timers).await;
-            Ok(())
-        });
+        let handle = on_thread(
+            core,
+            Rouser::start().unwrap(),
+            last_word,
+            move |_has_left| async {
+                let readiness = Rc::new(Readiness::new()?);
+                let alarm = Rc::clone(&readiness);
+                let timers = Timers::new(clock::now, move |at| alarm.set_alarm(at));
+                // Never dropped: it holds the timers, which hold its waker.
+                let (sleeps, stream) = (Rc::clone(&timers), HyperStream::new(near.into(), &readiness)?);
+                net::spawn(async move {
+                    let _held = stream;
+                    sleep_for_ever(sleeps).await;
+                });
+                glommio::spawn_local(async { panic!("as a bug in what catches them would") }).detach();
+                sleep_for_ever(timers).await;
+                Ok(())
+            },
+        );
         let ended = said.recv_timeout(Duration::from_secs(20));
         assert_eq!(ended, Ok(Event::Ended(SEAT)));
         assert!(handle.unwrap().join().is_err());
@@ -713,7 +724,9 @@ mod tests {
     #[test]
     fn so_is_that_a_shard_cannot_start() {
         let (last_word, said, _member) = last_word();
-        let handle = on_thread(1 << 20, last_word, |_has_left| async { Ok(()) });
+        let handle = on_thread(1 << 20, Rouser::start().unwrap(), last_word, |_has_left| async {
+            Ok(())
+        });
         assert_eq!(said.recv_timeout(Duration::from_secs(20)), Ok(Event::Ended(SEAT)));
         assert!(handle.unwrap().join().unwrap().is_err());
     }
@@ -723,7 +736,7 @@ mod tests {
         let (last_word, said, _member) = last_word();
         let balance = Arc::clone(&last_word.balance);
         let core = choose_cores(None, &[]).unwrap()[0];
-        let handle = on_thread(core, last_word, |has_left| async move {
+        let handle = on_thread(core, Rouser::start().unwrap(), last_word, |has_left| async move {
             has_left.set(true);
             Ok(())
         });

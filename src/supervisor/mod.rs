@@ -20,7 +20,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, never, select, unbounded};
 use crate::clock;
 use crate::config::Config;
 use crate::control::{self, Control, ControlOptions, EventsFile, Readiness, State};
-use crate::net;
+use crate::net::{self, Rouser};
 use crate::shard::{self, Balance, Blueprint, Command, Event, Fault, Opens, Post, Seat};
 use crate::telemetry::{self, EventSource, HandoverResult, Merged, Recorders, Rehearsed};
 
@@ -293,6 +293,7 @@ struct Supervisor {
     reloads: Reloads,
     recorders: Recorders,
     event_log: Option<EventSource>,
+    rouser: Rouser,
     balance: Arc<Balance>,
     address: SocketAddr,
     fleet: Fleet,
@@ -345,6 +346,7 @@ impl Supervisor {
             reloads,
             recorders,
             event_log,
+            rouser: Rouser::start()?,
             balance: Balance::new(shards)?,
             address,
             opens,
@@ -389,6 +391,7 @@ impl Supervisor {
             opens: self.opens,
             commands: receives,
             events: self.reports_to.clone(),
+            rouser: self.rouser.clone(),
             balance: Arc::clone(&self.balance),
             event_log: self.event_log.clone(),
         };
