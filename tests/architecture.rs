@@ -103,7 +103,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("core_affinity", &["shard"]),
     (
         "crossbeam",
-        &["shard", "telemetry", "supervisor", "logs", "control"],
+        &["shard", "telemetry", "supervisor", "logs", "control", "net"],
     ),
     ("tokio", &["control"]),
     ("toml", &["config"]),
