@@ -10,6 +10,7 @@ use corebid_loadtest::simulated::Profile;
 use serde_json::Value;
 
 use crate::harness::{Dsp, Exchange, Setup, corebid, eventually};
+use crate::scripts::{self, folder, said};
 
 const COUNT: u16 = 7;
 const AUCTIONS: usize = 400;
@@ -265,4 +266,17 @@ fn a_file_that_cannot_be_written_is_told_at_the_start() {
         errors.contains("event log /nonexistent/events.ndjson: "),
         "{errors}"
     );
+}
+
+/// `loadtest/events.sh` in a few seconds, on an exchange that is built for tests.
+#[test]
+fn nothing_is_lost_under_load_in_short() {
+    let options = ["--rate", "20", "--duration", "3"];
+    if let Some(events) = scripts::run("events.sh", &["curl", "python3"], &options, &folder("events")) {
+        let said = said(&events);
+        assert!(
+            events.status.success() && said.contains("Nothing is lost"),
+            "{said}"
+        );
+    }
 }

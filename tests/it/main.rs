@@ -39,6 +39,7 @@ mod rehearsal;
 mod reload;
 mod scenarios;
 mod scripted;
+mod scripts;
 mod soak;
 mod tls;
 mod warm;

@@ -1,30 +1,19 @@
-//! `loadtest/soak.sh` in a few seconds, and what its verdict says of soaks that went well and badly. Those take Python 3,
-//! jq and curl, and the load tester, which `cargo test --workspace` builds; where one is missing, this says so.
+//! `loadtest/soak.sh` in a few seconds, and what its verdict says of soaks that went well and badly.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+
+use crate::scripts::{self, folder, root, said};
 
 #[test]
 fn a_soak_in_short() {
-    let programs = Path::new(env!("CARGO_BIN_EXE_corebid")).parent().unwrap();
-    let has = |tool: &str| Command::new(tool).arg("--version").output().is_ok();
-    if !programs.join("corebid-loadtest").is_file() || !["jq", "curl", "python3"].into_iter().all(has) {
-        eprintln!("NOT SOAKED: needs corebid-loadtest beside corebid, jq, curl and Python 3");
-        return;
-    }
     let out = folder("soak");
-    // Below the ports that are handed out, and not those of another run.
-    let port = 20_000 + std::process::id() % 400 * 30;
-    let soak = Command::new("bash")
-        .arg(root().join("loadtest/soak.sh"))
-        .args(["--round", "6", "--rate", "20", "--reload", "2", "--every", "0.5"])
-        .args(["--port", &port.to_string()])
-        .args(["--out", out.to_str().unwrap()])
-        .args(["--bin", programs.to_str().unwrap()])
-        .arg("0.25")
-        .output()
-        .unwrap();
+    let options = [
+        "--round", "6", "--rate", "20", "--reload", "2", "--every", "0.5", "0.25",
+    ];
+    let Some(soak) = scripts::run("soak.sh", &["jq", "curl", "python3"], &options, &out) else {
+        return;
+    };
     let said = said(&soak);
     // A quarter of a minute says nothing about growth, so that either verdict will do.
     assert!(matches!(soak.status.code(), Some(0 | 1)), "{said}");
@@ -125,22 +114,4 @@ fn check(name: &str, seen: fn(f64) -> [f64; 3], wrong: u32, expected: Option<&st
     } else {
         assert!(!said.contains("GREW"), "{name}: {said}");
     }
-}
-
-fn said(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::create_dir_all(&folder).unwrap();
-    folder
 }
