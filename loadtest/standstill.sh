@@ -26,8 +26,8 @@ while time.monotonic() < end:
     time.sleep(random.uniform(1e-5, 1.2e-4))
 PYTHON
 root=$(dirname "${BASH_SOURCE[0]}")/..
-sed 's/^shards = .*/shards = 2/; s/:8080/:19280/; s/:9090/:19290/' "$root/profiles/reference-h2.toml" >"$scratch/corebid.toml"
-"$bin/corebid" serve --config "$scratch/corebid.toml" >"$scratch/corebid.log" 2>&1 &
+sed 's/:8080/:19280/; s/:9090/:19290/' "$root/profiles/reference-h2.toml" >"$scratch/corebid.toml"
+COREBID_SERVER__SHARDS=2 "$bin/corebid" serve --config "$scratch/corebid.toml" >"$scratch/corebid.log" 2>&1 &
 pids+=($!)
 sleep 4
 echo -1 >/proc/sys/kernel/sched_rt_runtime_us
