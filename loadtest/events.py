@@ -34,7 +34,9 @@ def row(what, in_log, in_metrics):
 
 answered = sum(sample("requests_total", f'status="{status}"') for status in (200, 204))
 late_lines = sum(sum(dsp["late"].values()) for dsp in report["dsps"])
-row("auctions; answers with 200 or 204", report["auctions"], answered)
+# Those are answered with 204, and no auction is held for them.
+too_late = sample("shed_total", 'reason="late"')
+row("auctions; answers with 200 or 204, but to those that came too late", report["auctions"], answered - too_late)
 row("lines; those written", report["auctions"] + late_lines, sample("events_total", 'fate="written"'))
 row("lines dropped", 0, sample("events_total", 'fate="dropped"'))
 row("lines that failed", 0, sample("events_total", 'fate="failed"'))

@@ -13,6 +13,7 @@ import argparse
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ class Browser:
     """Chromium behind a pipe: JSON messages that end with a zero byte."""
 
     def __init__(self):
-        self.profile = tempfile.TemporaryDirectory(prefix="corebid-look-")
+        self.profile = tempfile.TemporaryDirectory(prefix="corebid-look-", ignore_cleanup_errors=True)
         to_browser, self.write_end = os.pipe()
         self.read_end, from_browser = os.pipe()
 
@@ -77,7 +78,7 @@ class Browser:
             [os.environ.get("CHROMIUM", "chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
              "--remote-debugging-pipe", f"--user-data-dir={self.profile.name}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=descriptors, close_fds=False)
+            preexec_fn=descriptors, close_fds=False, start_new_session=True)
         os.close(to_browser)
         os.close(from_browser)
         self.unread = b""
@@ -113,7 +114,8 @@ class Browser:
         return message
 
     def close(self):
-        self.process.kill()
+        # The whole family, which would go on writing into the profile; and who is not gone at once may still do.
+        os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.profile.cleanup()
 
