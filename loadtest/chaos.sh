@@ -37,14 +37,11 @@ readonly admin=http://127.0.0.1:$((port + 1))
 
 # As the profile, but for ports, two shards, and what is rehearsed; `$1` is what reloads change.
 configuration() {
-    awk -v port="$port" -v connections="$1" -v panics="$panics" '
+    profile_on_ports | awk -v connections="$1" -v panics="$panics" '
         BEGIN { print "[rehearsal]\nenabled = true\npanics_per_million = " panics }
-        /^listen = / { print "listen = \"127.0.0.1:" port "\"\nshards = 2\nrestarts_max = 1000"; next }
-        /^shards = / { next }
-        /^admin = / { print "admin = \"127.0.0.1:" port + 1 "\""; next }
-        /^endpoint = / { dsp++; print "endpoint = \"http://127.0.0.1:" port + 1 + dsp "/bid\""; next }
+        /^listen = / { print $0 "\nshards = 2\nrestarts_max = 1000"; next }
         /^max_connections = / { print "max_connections = " connections; next }
-        { print }' profiles/reference-h2.toml >"$out/chaos.toml.new"
+        { print }' >"$out/chaos.toml.new"
     mv "$out/chaos.toml.new" "$out/chaos.toml"
 }
 

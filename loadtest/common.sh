@@ -70,6 +70,16 @@ go_before_others() {
     { echo -10 >/proc/self/autogroup; } 2>/dev/null || echo "$script: no autogroup priority (not root)" >&2
 }
 
+# The reference profile over HTTP/2 on 25 ports from $port on: exchange, admin port, DSPs.
+profile_on_ports() {
+    # shellcheck disable=SC2154  # theirs
+    awk -v port="$port" '
+        /^listen = / { print "listen = \"127.0.0.1:" port "\""; next }
+        /^admin = / { print "admin = \"127.0.0.1:" port + 1 "\""; next }
+        /^endpoint = / { dsp++; print "endpoint = \"http://127.0.0.1:" port + 1 + dsp "/bid\""; next }
+        { print }' profiles/reference-h2.toml
+}
+
 # start NAME CORE COMMAND...: its pid is then the last of pids.
 start() {
     local name=$1 core=$2

@@ -28,14 +28,10 @@ rm -f "$out"/events*.ndjson
 go_before_others
 
 admin=http://127.0.0.1:$((port + 1))
-# The reference profile over HTTP/2 on ports of its own, and every auction in the log.
-python3 - profiles/reference-h2.toml "$port" "$out/events.ndjson" >"$scratch/corebid.toml" <<'PYTHON'
-import re, sys
-profile, port, file = open(sys.argv[1]).read(), int(sys.argv[2]), sys.argv[3]
-profile = profile.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("127.0.0.1:9090", f"127.0.0.1:{port + 1}")
-profile = re.sub(r"127\.0\.0\.1:90(\d\d)/", lambda at: f"127.0.0.1:{port + 1 + int(at[1])}/", profile)
-print(f'{profile}\n[events]\nfile = "{file}"\none_in = 1\nfiles_max = 100')
-PYTHON
+{
+    profile_on_ports
+    printf '\n[events]\nfile = "%s"\none_in = 1\nfiles_max = 100\n' "$out/events.ndjson"
+} >"$scratch/corebid.toml"
 "$bin/corebid-loadtest" dsps --base-port $((port + 2)) >"$scratch/dsps.log" 2>&1 &
 pids+=($!)
 "$bin/corebid" serve --config "$scratch/corebid.toml" >"$scratch/corebid.log" 2>&1 &

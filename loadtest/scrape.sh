@@ -29,11 +29,7 @@ mkdir -p "$out"
 go_before_others
 
 admin=http://127.0.0.1:$((port + 1))
-awk -v port="$port" '
-    /^listen = / { print "listen = \"127.0.0.1:" port "\""; next }
-    /^admin = / { print "admin = \"127.0.0.1:" port + 1 "\""; next }
-    /^endpoint = / { dsp++; print "endpoint = \"http://127.0.0.1:" port + 1 + dsp "/bid\""; next }
-    { print }' profiles/reference-h2.toml >"$scratch/corebid.toml"
+profile_on_ports >"$scratch/corebid.toml"
 "$bin/corebid-loadtest" dsps --base-port $((port + 2)) >"$scratch/dsps.log" 2>&1 &
 pids+=($!)
 COREBID_SERVER__SHARDS=$shards "$bin/corebid" serve --config "$scratch/corebid.toml" >"$scratch/corebid.log" 2>&1 &

@@ -35,13 +35,11 @@ rm -f "$out"/{samples.tsv,rounds.tsv,exchange.log,dsps.log}
 readonly admin=http://127.0.0.1:$((port + 1))
 # As the profile, but for ports, odd DSPs over HTTP/1.1, and as many connections as told.
 configuration() {
-    awk -v port="$port" -v connections="$1" '
-        /^listen = / { print "listen = \"127.0.0.1:" port "\""; next }
-        /^admin = / { print "admin = \"127.0.0.1:" port + 1 "\""; next }
-        /^endpoint = / { dsp++; print "endpoint = \"http://127.0.0.1:" port + 1 + dsp "/bid\""; next }
+    profile_on_ports | awk -v connections="$1" '
+        /^endpoint = / { dsp++ }
         /^protocol = / { print "protocol = \"" (dsp % 2 ? "h1" : "h2") "\""; next }
         /^max_connections = / { print "max_connections = " (dsp % 2 ? 16 * connections : connections); next }
-        { print }' profiles/reference-h2.toml >"$out/soak.toml.new"
+        { print }' >"$out/soak.toml.new"
     # A DSP that is back is asked again a while later; the oracle wants its bids at once.
     printf '\n[breaker]\nenabled = false\n' >>"$out/soak.toml.new"
     mv "$out/soak.toml.new" "$out/soak.toml"
