@@ -11,9 +11,9 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use super::shard_fd::ShardFd;
 use super::{Readiness, Watch};
 
-/// Connections that may wait to be accepted. A peak of new connections within one stall of the shard; the kernel
+/// Connections that may wait to be accepted by a shard, and one more. A peak of new connections within one stall of the shard; the kernel
 /// caps it at `net.core.somaxconn` (4,096 by default).
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: u16 = 4096;
 
 /// Opens a listening socket that shares its address with those of the other shards (`SO_REUSEPORT`): the kernel
 /// spreads new connections over them.
@@ -26,7 +26,7 @@ pub fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     Ok(socket.into())
 }
 

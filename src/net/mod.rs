@@ -24,7 +24,7 @@ pub mod tls;
 pub use channel::{Channel, Received};
 pub use doorbell::{Doorbell, Hearing};
 pub use inlet::Inlet;
-pub use listener::{Listener, bind, local_address, refuse_if_taken};
+pub use listener::{BACKLOG, Listener, bind, local_address, refuse_if_taken};
 pub use passage::{Message, Passage};
 pub use prefetch::{prefetch, prefetch_slice};
 pub use readiness::{Failure, Interest, Readiness, Ready, Watch, sleep_precisely};

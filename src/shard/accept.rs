@@ -21,6 +21,13 @@ use crate::telemetry::{Placed, Recorder};
 /// for some to be given back, short enough that an SSP's connect does not time out.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(20);
 
+/// Connections that are accepted from one listener before anything else of the shard has its turn: at some 10 us each, what a
+/// timer may be late by. However fast they come, requests in flight go on, and a shard that is told to stop hears it.
+const AT_ONCE_MAX: u32 = 128;
+
+/// Turns in which all who were in a listener's queue when the first began have been accepted.
+const TURNS_FOR_A_QUEUE: u32 = (net::BACKLOG as u32 + 1).div_ceil(AT_ONCE_MAX);
+
 /// Where connections come from, and where they go.
 pub(super) struct Door<T> {
     /// One; more in a process that has taken over the sockets of one with more shards.
@@ -70,12 +77,20 @@ pub(super) fn open<T: Transport + 'static>(door: Door<T>) -> Entrance {
 
 impl Entrance {
     /// Accepts no more, takes what the kernel or another shard has already accepted on our behalf, and closes the
-    /// listener.
+    /// listener. However many connect meanwhile, that is a turn of the door's and [`TURNS_FOR_A_QUEUE`], or a panic; and a loop
+    /// that does not turn is the supervisor's to leave behind, with the time for draining.
     pub(super) async fn close(&self, queue: Queue) {
         self.empty.set(queue == Queue::Ours);
         self.close.raise();
         self.closed.raised().await;
     }
+}
+
+/// Who is left in the listeners' queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Waiting {
+    Nobody,
+    Perhaps,
 }
 
 struct RaisedAtTheEnd(Rc<Signal>);
@@ -91,16 +106,23 @@ impl<T: Transport + 'static> Door<T> {
         let mut out_of_resources = false;
         while !stop.is_raised() {
             self.take_passed();
-            if let Err(error) = self.accept_all() {
-                // Once, not fifty times a second.
-                if !std::mem::replace(&mut out_of_resources, true) {
-                    tracing::warn!(%error, "cannot accept; trying again until it works");
+            let waiting = match self.accept_some() {
+                Ok(waiting) => waiting,
+                Err(error) => {
+                    // Once, not fifty times a second.
+                    if !std::mem::replace(&mut out_of_resources, true) {
+                        tracing::warn!(%error, "cannot accept; trying again until it works");
+                    }
+                    self.pause().await;
+                    continue;
                 }
-                self.pause().await;
-                continue;
-            }
+            };
             if std::mem::take(&mut out_of_resources) {
                 tracing::warn!("accepting again");
+            }
+            if waiting == Waiting::Perhaps {
+                future::yield_now().await;
+                continue;
             }
             let arrives = future::or(self.connects(), self.hearing.rung());
             future::or(arrives, stop.raised()).await;
@@ -108,10 +130,21 @@ impl<T: Transport + 'static> Door<T> {
         self.member.leave();
         self.take_passed();
         if empties_the_queue.get()
-            && let Err(error) = self.accept_all()
+            && let Err(error) = self.empty_the_queues().await
         {
             tracing::warn!(%error, "cannot accept; who still waited is refused");
         }
+    }
+
+    /// Accepts all who waited when it began. Who still comes is refused as one is who comes a moment later.
+    async fn empty_the_queues(&self) -> io::Result<()> {
+        for _ in 0..TURNS_FOR_A_QUEUE {
+            if self.accept_some()? == Waiting::Nobody {
+                break;
+            }
+            future::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Waits until somebody may be at one of the listeners.
@@ -138,15 +171,17 @@ impl<T: Transport + 'static> Door<T> {
         }
     }
 
-    /// Accepts connections until there are no more, or no resources to take more.
-    fn accept_all(&self) -> io::Result<()> {
-        self.listeners
-            .iter()
-            .try_for_each(|listener| self.accept_all_of(listener))
+    /// Accepts connections until nobody waits or others have to have their turn, or there are no resources to take more.
+    fn accept_some(&self) -> io::Result<Waiting> {
+        let mut waiting = Waiting::Nobody;
+        for listener in &self.listeners {
+            waiting = waiting.max(self.accept_some_of(listener)?);
+        }
+        Ok(waiting)
     }
 
-    fn accept_all_of(&self, listener: &Listener) -> io::Result<()> {
-        loop {
+    fn accept_some_of(&self, listener: &Listener) -> io::Result<Waiting> {
+        for _ in 0..AT_ONCE_MAX {
             match listener.accept() {
                 Ok(Some(socket)) => match self.member.place(self.timers.now(), socket) {
                     Some(held) => {
@@ -155,12 +190,13 @@ impl<T: Transport + 'static> Door<T> {
                     }
                     None => self.recorder.connection_accepted(Placed::Passed),
                 },
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(Waiting::Nobody),
                 // The peer gave up between its SYN and now.
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(Waiting::Perhaps)
     }
 
     fn serve(&self, held: Held) {

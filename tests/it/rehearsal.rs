@@ -168,6 +168,25 @@ fn a_shard_that_stands_still_is_told_of() {
 }
 
 /// The short form of `loadtest/chaos.sh`.
+/// More than a shard accepts in one turn of its loop.
+#[test]
+fn who_waited_to_be_accepted_when_a_shard_is_told_to_drain_is_answered() {
+    let dsps = dsp();
+    let mut exchange = Exchange::serve(&rehearsing(&setup("", dsps.ports()[0]), ""));
+    assert_eq!(rehearse(&exchange, "shard=0&fault=stall&ms=2000").status, 202);
+    // By then it has heard of it.
+    thread::sleep(Duration::from_millis(300));
+    let mut waiting: Vec<_> = (0..300).map(|_| exchange.connect()).collect();
+    for ssp in &mut waiting {
+        ssp.send(post("", REQUEST));
+    }
+    exchange.signal("TERM");
+    for ssp in &mut waiting {
+        assert_eq!(ssp.answer().status, 200);
+    }
+    assert_eq!(exchange.wait().code(), Some(0));
+}
+
 #[test]
 fn all_at_once_and_no_request_fails() {
     let dsps = dsp();
