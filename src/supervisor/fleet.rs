@@ -1,8 +1,8 @@
 //! What a shard's word comes to: whether another is started in its place, or all of it is given up. Decides only.
 //!
-//! A shard starts, is ready, and one day breaks or ends. One that breaks (a panic outside any request that was caught)
-//! goes on for a while beside the one in its place, to finish what it has in flight; one that ends without having said
-//! that it is broken is gone with it. Each start of a shard is replaced at most once, and as often as the intensity allows.
+//! A shard starts, is ready, which must not take long, and one day breaks or ends. One that breaks (a panic outside any
+//! request that was caught) goes on for a while beside the one in its place, to finish what it has in flight; one that ends
+//! without having said that it is broken is gone with it. Each start of a shard is replaced at most once, and as often as the intensity allows.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub(super) struct Fleet {
 #[derive(Debug)]
 struct Current {
     start: u32,
+    /// When that was.
+    since: Instant,
     is_ready: bool,
     has_ended: bool,
 }
@@ -37,10 +39,11 @@ pub(super) enum Verdict {
 }
 
 impl Fleet {
-    /// So many shards, all being started.
-    pub(super) fn new(shards: usize, intensity: Intensity) -> Self {
+    /// So many shards, all being started `now`.
+    pub(super) fn new(shards: usize, intensity: Intensity, now: Instant) -> Self {
         let starting = || Current {
             start: 0,
+            since: now,
             is_ready: false,
             has_ended: false,
         };
@@ -62,6 +65,13 @@ impl Fleet {
     /// Whether all shards are ready: at first, or again.
     pub(super) fn is_ready(&self) -> bool {
         self.shards.iter().all(|shard| shard.is_ready)
+    }
+
+    /// A shard that was started `limit` ago and has neither become ready nor ended: who connects to it waits for nobody.
+    pub(super) fn overdue(&self, now: Instant, limit: Duration) -> Option<usize> {
+        let is_overdue =
+            |shard: &Current| !shard.is_ready && !shard.has_ended && now.since(shard.since) >= limit;
+        self.shards.iter().position(is_overdue)
     }
 
     /// After a reload: how often shards may be restarted from now on.
@@ -104,6 +114,7 @@ impl Fleet {
             return Verdict::GiveUp("shards die too often");
         }
         shard.start += 1;
+        shard.since = now;
         Verdict::Replace
     }
 }
@@ -113,13 +124,17 @@ mod tests {
     use super::Verdict::{Fine, Replace};
     use super::*;
 
+    fn second(second: u64) -> Instant {
+        Instant::from_nanos(second * 1_000_000_000)
+    }
+
     /// Two shards and two restarts in 30 s. Steps are `SECOND WORD SHARD.START`, in order; `expected` what each comes to.
     #[track_caller]
     fn check(steps: &str, expected: &[Verdict]) -> Fleet {
-        let mut fleet = Fleet::new(2, Intensity::new(2, Duration::from_secs(30)));
+        let mut fleet = Fleet::new(2, Intensity::new(2, Duration::from_secs(30)), second(0));
         let verdicts = steps.split(", ").filter_map(|step| {
             let mut words = step.split(' ');
-            let second: u64 = words.next().unwrap().parse().unwrap();
+            let at = second(words.next().unwrap().parse().unwrap());
             let event = match words.next().unwrap() {
                 "ready" => Event::Ready,
                 "breaks" => Event::Broken,
@@ -135,7 +150,7 @@ mod tests {
                 index: index.parse().unwrap(),
                 start: start.parse().unwrap(),
             };
-            Some(fleet.hear(event(seat), Instant::from_nanos(second * 1_000_000_000)))
+            Some(fleet.hear(event(seat), at))
         });
         assert_eq!(verdicts.collect::<Vec<_>>(), expected, "{steps}");
         fleet
@@ -182,5 +197,22 @@ mod tests {
             "0 ready 0.0, 1 end, 1 breaks 0.0, 1 ends 0.0",
             &[Fine, Fine, Fine],
         );
+    }
+
+    #[test]
+    fn a_start_may_not_take_for_ever() {
+        let overdue = |steps, expected: &[Verdict], at| {
+            let fleet = check(steps, expected);
+            fleet.overdue(second(at), Duration::from_secs(20))
+        };
+        assert_eq!(overdue("0 ready 0.0", &[Fine], 19), None);
+        assert_eq!(overdue("0 ready 0.0", &[Fine], 20), Some(1));
+        assert_eq!(overdue("0 ready 0.0, 9 ready 1.0", &[Fine, Fine], 99), None);
+        // One that is started again has as long as at first, from then on.
+        let again = "0 ready 0.0, 0 ready 1.0, 9 ends 1.0";
+        assert_eq!(overdue(again, &[Fine, Fine, Replace], 28), None);
+        assert_eq!(overdue(again, &[Fine, Fine, Replace], 29), Some(1));
+        // One that is gone is not waited for.
+        assert_eq!(overdue("0 ready 0.0, 0 ends 1.0", &[Fine, AT_START], 99), None);
     }
 }

@@ -47,6 +47,11 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// Commands that a shard may have before it: it looks 20 times a second.
 const COMMANDS_MAX: usize = 4;
 
+/// How long a shard may take from its start until it is ready, beyond `fanout.warm_up_ms_max`: many hundred times what making an
+/// executor and its sockets takes. With the second that warming up has by default less than `server.handover_ms_max` and
+/// `TimeoutStartSec` of `tuning/systemd`: so it is told which shard it was, before others lose patience.
+const STARTS_WITHIN: Duration = Duration::from_secs(20);
+
 /// How long shards may take to open their doors when they are told to: many times what they do take.
 const OPENS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -132,7 +137,8 @@ pub fn run(
         }
     })?;
     let mut signals_seen = 0;
-    if supervisor.wait_until_ready(&asked, &mut signals_seen) {
+    let is_ready = supervisor.wait_until_ready(&asked, &mut signals_seen);
+    if is_ready.is_ok() {
         if let Some(predecessor) = predecessor {
             supervisor.take_over(&predecessor);
         }
@@ -151,8 +157,8 @@ pub fn run(
             // `/readyz` does not say so: until it is closed, those who ask it mean whoever has the port.
             Left::HandedOver(taken) => return Ok(supervisor.hand_over(&taken, &control, &asked)),
         }
-    } else if let Some(predecessor) = predecessor {
-        predecessor.refuse(&"it was ended before it was ready, or a shard cannot start");
+    } else if let (Err(why), Some(predecessor)) = (is_ready, predecessor) {
+        predecessor.refuse(&why);
     }
     readiness.advance(State::Draining);
     supervisor.notifier.stopping("draining");
@@ -308,7 +314,10 @@ struct Supervisor {
     notifier: Notifier,
     /// The shard that stood still when it was looked at last.
     stands_still: Option<usize>,
-    given_up: bool,
+    /// How long a shard may take until it is ready.
+    starts_within: Duration,
+    /// Why, if it is.
+    given_up: Option<String>,
 }
 
 struct Shard {
@@ -319,6 +328,11 @@ struct Shard {
     commands: Sender<Command>,
     /// Of all starts of it that have not been joined: the one that serves, and those that finish what they had in flight.
     running: Vec<(Seat, shard::Handle)>,
+}
+
+/// How long a shard that is made of this may take until it is ready.
+fn starts_within(blueprint: &Blueprint) -> Duration {
+    blueprint.warm_up_max + STARTS_WITHIN
 }
 
 impl Supervisor {
@@ -350,7 +364,7 @@ impl Supervisor {
             balance: Balance::new(shards)?,
             address,
             opens,
-            fleet: Fleet::new(shards, Intensity::new(restarts_max, period)),
+            fleet: Fleet::new(shards, Intensity::new(restarts_max, period), clock::now()),
             shards: Vec::new(),
             events,
             reports_to,
@@ -358,7 +372,8 @@ impl Supervisor {
             attempt: None,
             notifier: Notifier::from_environment(),
             stands_still: None,
-            given_up: false,
+            starts_within: starts_within(&prepared.blueprint),
+            given_up: None,
         };
         for (&core, listeners) in prepared.cores.iter().zip(dealt) {
             let (commands, _) = bounded(COMMANDS_MAX);
@@ -402,19 +417,35 @@ impl Supervisor {
         Ok(())
     }
 
-    /// False when it is to end before that: a shard cannot even start, and trying again would not help; or a signal came.
-    fn wait_until_ready(&mut self, asked: &Receiver<Ask>, signals_seen: &mut usize) -> bool {
+    /// Why it is to end before that, if it is: a shard cannot even start, and trying again would not help; or a signal came.
+    fn wait_until_ready(&mut self, asked: &Receiver<Ask>, signals_seen: &mut usize) -> Result<(), String> {
         let events = self.events.clone();
-        while !self.fleet.is_ready() && !self.given_up {
+        while !self.fleet.is_ready() && self.given_up.is_none() {
             select! {
                 recv(asked) -> ask => {
                     *signals_seen += usize::from(ask == Ok(Ask::Signal));
-                    return false;
+                    return Err("it was told to end before it was ready".to_owned());
                 },
                 recv(events) -> event => self.hear(event.ok()),
+                default(PULSE.min(self.starts_within)) => {}
             }
+            self.look_after_starts();
         }
-        !self.given_up
+        self.given_up.clone().map_or(Ok(()), Err)
+    }
+
+    /// A shard that does not become ready cannot be ended and replaced, as its thread may be anywhere in the kernel: the
+    /// process ends, and systemd starts another.
+    fn look_after_starts(&mut self) {
+        let limit = self.starts_within;
+        if let Some(shard) = self.fleet.overdue(clock::now(), limit) {
+            self.give_up(format!("shard {shard} is not ready {limit:?} after its start"));
+        }
+    }
+
+    fn give_up(&mut self, why: String) {
+        tracing::error!("{why}; giving up");
+        self.given_up.get_or_insert(why);
     }
 
     /// Has the shards accept, beside those of the process before this one, and tells that it may go.
@@ -445,7 +476,7 @@ impl Supervisor {
         let events = self.events.clone();
         let (reload_asked, loaded) = (self.reloads.asked.clone(), self.reloads.loaded.clone());
         let mut left = Left::GivenUp;
-        while !self.given_up {
+        while self.given_up.is_none() {
             let attempt = self.attempt.as_ref();
             let outcome = attempt.map_or_else(never, |attempt| attempt.outcome().clone());
             select! {
@@ -473,6 +504,7 @@ impl Supervisor {
                 default(PULSE) => {}
             }
             self.look_after_reloads();
+            self.look_after_starts();
             self.pulse();
         }
         // Who is to end while handing over ends the new process, too, if that is not ready yet.
@@ -586,20 +618,14 @@ impl Supervisor {
         match self.fleet.hear(event, clock::now()) {
             Verdict::Fine => {}
             Verdict::Replace => self.replace(event.seat().index),
-            Verdict::GiveUp(why) => {
-                tracing::error!("{why}; giving up");
-                self.given_up = true;
-            }
+            Verdict::GiveUp(why) => self.give_up(why.to_owned()),
         }
     }
 
     fn replace(&mut self, index: usize) {
         match self.start_shard(index) {
             Ok(()) => self.recorders.process().shard_restarted(),
-            Err(error) => {
-                tracing::error!(shard = index, %error, "cannot start the shard again; giving up");
-                self.given_up = true;
-            }
+            Err(error) => self.give_up(format!("cannot start shard {index} again: {error}")),
         }
     }
 
@@ -629,7 +655,7 @@ impl Supervisor {
         let events = self.events.clone();
         loop {
             let left = deadline.since(clock::now());
-            if left.is_zero() || self.given_up {
+            if left.is_zero() || self.given_up.is_some() {
                 return true;
             }
             select! {
@@ -676,7 +702,7 @@ impl Supervisor {
             }
             self.notifier.alive(clock::now());
         }
-        if self.given_up {
+        if self.given_up.is_some() {
             Ended::GivenUp
         } else {
             Ended::Drained
@@ -687,6 +713,7 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[test]
     fn every_socket_has_a_shard() {
@@ -726,5 +753,35 @@ mod tests {
         }
         // Somebody listens there.
         assert!(listeners(None, address, 2).is_err());
+    }
+
+    /// Accepts by its queue and says nothing, so that a TLS handshake with it does not end.
+    fn silent() -> std::net::TcpListener {
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+    }
+
+    #[test]
+    fn a_shard_that_does_not_get_ready_is_not_waited_for() {
+        let dsp = silent();
+        let toml = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nshards = 1\n\
+             [fanout]\nwarm_up_ms_max = 60000\n[[dsp]]\nname = \"d\"\nendpoint = \"https://{}/\"\nwarm_connections = 1\n",
+            dsp.local_addr().unwrap()
+        );
+        let config = config::check("c.toml", &toml, [], &|_| Err(io::ErrorKind::NotFound.into())).unwrap();
+        let prepared = Prepared::new(&config).unwrap();
+        let (_reloads, reloads_asked) = unbounded();
+        let (recorders, _merged) = telemetry::channel(1);
+        let reloads = Reloads::new(prepared, None, reloads_asked);
+        let mut supervisor = Supervisor::start(reloads, None, recorders, None).unwrap();
+        assert_eq!(supervisor.starts_within, Duration::from_secs(80));
+        supervisor.starts_within = Duration::from_millis(50);
+        let (_asks, asked) = unbounded();
+        let mut signals_seen = 0;
+        let why = supervisor
+            .wait_until_ready(&asked, &mut signals_seen)
+            .unwrap_err();
+        assert_eq!(why, "shard 0 is not ready 50ms after its start");
+        assert_eq!(supervisor.end(&asked, 0, &Command::Drain), Ended::GivenUp);
     }
 }

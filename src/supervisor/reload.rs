@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use super::{Prepared, Supervisor, blueprint};
+use super::{Prepared, Supervisor, blueprint, starts_within};
 use crate::clock::{self, Instant};
 use crate::config::{Change, Config, LogOptions};
 use crate::control::{Applied, Control, Reload, ReloadReply};
@@ -138,6 +138,7 @@ impl Supervisor {
             Err(problems) => return self.refuse(&problems),
         };
         self.blueprint = Arc::clone(&prepared.blueprint);
+        self.starts_within = starts_within(&self.blueprint);
         for shard in &self.shards {
             // One that does not take it is told of when its time is over.
             let _full = shard
