@@ -45,18 +45,7 @@ configuration() {
     mv "$out/chaos.toml.new" "$out/chaos.toml"
 }
 
-# The process that has the sockets: the first, or the one that was handed to last.
-main_pid() {
-    local last
-    last=$(grep -o '"to":[0-9]*' "$out/exchange.log" | tail -n 1 | cut -d: -f2)
-    echo "${last:-$first}"
-}
-
 first=''
-stop_heirs_too() {
-    [[ -z $first ]] || kill "$(main_pid)" 2>/dev/null || true
-    stop_all
-}
 trap stop_heirs_too EXIT
 
 victim() {

@@ -113,6 +113,20 @@ await_ready() {
     done
 }
 
+# The process that has the sockets: $first, or the one that was handed to last, by the exchange's log in JSON.
+main_pid() {
+    local last
+    last=$(grep -o '"to":[0-9]*' "$out/exchange.log" | tail -n 1 | cut -d: -f2)
+    # shellcheck disable=SC2154  # theirs
+    echo "${last:-$first}"
+}
+
+# Heirs are nobody's children here; and the first of them is among what was started.
+stop_heirs_too() {
+    [[ -z ${first-} ]] || kill "$(main_pid)" 2>/dev/null || true
+    stop_all
+}
+
 # Of a run of $command, as a list.
 conditions() {
     # shellcheck disable=SC2154  # theirs

@@ -1,11 +1,18 @@
 #!/usr/bin/env bash
 # Plays loadtest/scenarios/soak.toml (faults, a spike, quiet) over and over on one exchange, reloads it meanwhile, and looks
 # at whether its memory, its descriptors or its latency grow: loadtest/soak.sh [options] [MINUTES]. Writes what it saw to
-# --out as tables, a picture and a verdict in markdown. Exits with 1 if something grew, an answer was wrong or the exchange did not live.
+# --out as tables, a picture and a verdict in markdown. Exits with 1 if something grew, a request had no answer or a wrong one, a
+# handover failed or the exchange did not live.
 #
 # SSPs speak HTTP/1.1 and HTTP/2 in turns, half of the DSPs either. A reload changes the limits of every DSP and back, by
 # POST /reload; an exchange that knows none is soaked without. What counts is how the exchange is after a quarter of the time,
-# when every buffer has met its largest. Needs bash, jq, curl, Python 3, and two programs that are built unless --bin is given.
+# when every buffer has met its largest.
+#
+# With --handover the exchange is another process each time, and begins anew with memory and descriptors: what each had in the
+# second half of its time is compared with what those before it had at that age. So that shows what an heir is left with too
+# much, and only a soak without shows what one process gathers over hours. At the end none of the former may be there.
+#
+# Needs bash, jq, curl, Python 3, and two programs that are built unless --bin is given.
 set -euo pipefail
 # shellcheck source=loadtest/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -17,6 +24,7 @@ Usage: loadtest/soak.sh [options] [MINUTES]
   --round S          seconds of each round of the scenario       [60]
   --rate R           requests a second, four times that in a spike [100]
   --reload S         seconds between two reloads; 0 for none     [5]
+  --handover S       seconds between two handovers; 0 for none   [0]
   --every S          seconds between two looks                   [2]
   --port N           first of 25 ports: exchange, admin port, DSPs [18080]
   --out DIR          where to write to                           [target/soak]
@@ -25,8 +33,8 @@ USAGE
 }
 
 command="loadtest/soak.sh $*"
-minutes=20 round=60 rate=100 reload=5 every=2 port=18080 out=target/soak bin=''
-take_options "round rate reload every port out bin" minutes "$@"
+minutes=20 round=60 rate=100 reload=5 handover=0 every=2 port=18080 out=target/soak bin=''
+take_options "round rate reload handover every port out bin" minutes "$@"
 to_root
 need jq curl python3 "$bin"/{corebid,corebid-loadtest}
 mkdir -p "$out"
@@ -45,34 +53,45 @@ configuration() {
     mv "$out/soak.toml.new" "$out/soak.toml"
 }
 
+# How many lines of the exchange's log say this.
+logged() { grep -c "\"message\":\"$1" "$out/exchange.log" || true; }
+# A process that has ended and that nobody has waited for has no program.
+lives() { readlink "/proc/$1/exe" >/dev/null; }
+
+first=''
+trap stop_heirs_too EXIT
 configuration 4
 "$bin/corebid-loadtest" dsps --scenario loadtest/scenarios/soak.toml --base-port $((port + 2)) >"$out/dsps.log" 2>&1 &
 pids+=($!)
-"$bin/corebid" serve --config "$out/soak.toml" >"$out/exchange.log" 2>&1 &
-exchange=$!
-pids+=("$exchange")
+COREBID_LOG__FORMAT=json "$bin/corebid" serve --config "$out/soak.toml" >"$out/exchange.log" 2>&1 &
+first=$!
+pids+=("$first")
 await_ready "$admin" "$out/exchange.log"
 
-# One line each: seconds, kilobytes, descriptors, reloads so far.
+# One line each: seconds, kilobytes, descriptors, reloads and handovers so far.
 began=$EPOCHREALTIME
 since() { awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
 look() {
-    local reloads=0 next=$reload connections=4 seconds
-    while kill -0 "$exchange" 2>/dev/null; do
+    local reloads=0 reload_at=$reload handover_at=$handover connections=4 seconds exchange
+    while exchange=$(main_pid) && lives "$exchange"; do
         seconds=$(since)
-        printf '%s\t%s\t%s\t%s\n' "$seconds" "$(awk '/^VmRSS/ { print $2 }' "/proc/$exchange/status")" \
-            "$(find "/proc/$exchange/fd" -mindepth 1 2>/dev/null | wc -l)" "$reloads" >>"$out/samples.tsv"
-        if ((reload > 0)) && awk -v s="$seconds" -v n="$next" 'BEGIN { exit s < n }'; then
-            next=$((next + reload)) connections=$((9 - connections))
+        printf '%s\t%s\t%s\t%s\t%s\n' "$seconds" "$(awk '/^VmRSS/ { print $2 }' "/proc/$exchange/status")" \
+            "$(find "/proc/$exchange/fd" -mindepth 1 2>/dev/null | wc -l)" "$reloads" "$(logged 'handed over')" >>"$out/samples.tsv"
+        if ((reload > 0 && ${seconds%.*} >= reload_at)); then
+            reload_at=$((reload_at + reload)) connections=$((9 - connections))
             configuration "$connections"
-            if [[ $(curl -s -o /dev/null -w '%{http_code}' -X POST "$admin/reload") = 20? ]]; then
+            if [[ $(curl -s -m 5 -o /dev/null -w '%{http_code}' -X POST "$admin/reload") = 20? ]]; then
                 reloads=$((reloads + 1))
             fi
+        fi
+        if ((handover > 0 && ${seconds%.*} >= handover_at)); then
+            handover_at=$((handover_at + handover))
+            kill -USR2 "$exchange"
         fi
         sleep "$every"
     done
 }
-printf 's\tkB\tdescriptors\treloads\n' >"$out/samples.tsv"
+printf 's\tkB\tdescriptors\treloads\thandovers\n' >"$out/samples.tsv"
 look &
 pids+=($!)
 
@@ -85,21 +104,40 @@ for ((turn = 1; turn <= rounds; turn++)); do
     ((turn % 2 == 1)) || { ssp=(--h2-connections 4); name=h2; }
     "$bin/corebid-loadtest" run --scenario loadtest/scenarios/soak.toml --target "http://127.0.0.1:$port" --rate "$rate" \
         --duration "$round" "${ssp[@]}" --json >"$out/round.json" 2>"$out/round.log" || true
-    kill -0 "$exchange" 2>/dev/null || { echo "soak.sh: the exchange is gone" >&2; tail -n 20 "$out/exchange.log" >&2; exit 1; }
+    lives "$(main_pid)" || { echo "soak.sh: the exchange is gone" >&2; tail -n 20 "$out/exchange.log" >&2; exit 1; }
     [[ -s $out/round.json ]] || { echo "soak.sh: no report" >&2; cat "$out/round.log" "$out/dsps.log" >&2; exit 1; }
     # Wrong are auctions that are not right on the bids that were heard; lost are those for which too few were in time.
     jq -r --arg s "$(since)" --arg name "$name" '.phases[] | .tally as $t | $t.verification as $v | [$s, $name, .name,
         $t.requests, ($t.requests - ($t.statuses["200"] // 0) - ($t.statuses["204"] // 0)),
         $v.wrong_winner + $v.wrong_price + $v.unexpected_no_bid + $v.missing_no_bid + $v.malformed - $v.bids_lost,
         $v.bids_lost, .latency.p50_ms, .latency.p99_ms] | @tsv' "$out/round.json" >>"$out/rounds.tsv"
-    echo "soak.sh: round $turn of $rounds ($name), $(tail -n 1 "$out/samples.tsv" | awk '{ printf "%.1f MB, %d descriptors, %d reloads", $2 / 1024, $3, $4 }')" >&2
+    echo "soak.sh: round $turn of $rounds ($name), $(tail -n 1 "$out/samples.tsv" | awk '{ printf "%.1f MB, %d descriptors, %d reloads, %d handovers", $2 / 1024, $3, $4, $5 }')" >&2
 done
-stop_all
+
+# Looks no more. Who has handed over finishes what it has, at most server.drain_ms.
+stop_last
+former() {
+    local pid
+    for pid in "$first" $(grep -o '"to":[0-9]*' "$out/exchange.log" | cut -d: -f2); do
+        if [[ $pid != "$(main_pid)" ]] && lives "$pid"; then echo "$pid"; fi
+    done
+}
+for _ in $(seq 100); do
+    [[ $(logged 'handing over') != $(logged 'handed over') || -n $(former) ]] || break
+    sleep 0.1
+done
+asked=$(logged 'handing over') handovers=$(logged 'handed over') left=$(former | wc -l)
+stop_heirs_too
 
 status=0
 python3 loadtest/soak.py "$out" || status=$?
 {
     echo
+    ((handover == 0)) || echo "- $handovers of $asked handovers, $left former processes left at the end"
     conditions
 } | tee -a "$out/soak.md"
+if ((handovers != asked || left > 0)); then
+    grep '"the handover has failed' "$out/exchange.log" >&2 || true
+    status=1
+fi
 exit "$status"
