@@ -31,6 +31,7 @@ mod http;
 mod lateness;
 mod lifecycle;
 mod logs;
+mod measures;
 mod observability;
 mod overload;
 mod page;

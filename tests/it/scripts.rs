@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Ports that a script may use.
 const PORTS: u32 = 30;
 
+/// As many tests run a script, perhaps at once.
+const AT_ONCE: u32 = 4;
+
 /// How many were run by this process.
 static RUN: AtomicU32 = AtomicU32::new(0);
 
@@ -22,7 +25,7 @@ pub(crate) fn run(script: &str, tools: &[&str], options: &[&str], out: &Path) ->
     }
     // Below the ports that are handed out, not those of another process, and not those of another test.
     let port =
-        20_000 + std::process::id() % 200 * 2 * PORTS + RUN.fetch_add(1, Ordering::Relaxed) % 2 * PORTS;
+        20_000 + (std::process::id() % 100 * AT_ONCE + RUN.fetch_add(1, Ordering::Relaxed) % AT_ONCE) * PORTS;
     let mut command = Command::new("bash");
     command
         .arg(root().join("loadtest").join(script))
