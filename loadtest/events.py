@@ -18,6 +18,7 @@ for line in open(metrics_file):
         name, labels, value = found.groups()
         metrics[name] += Decimal(value)
         samples[name, labels or ""] = Decimal(value)
+files = [os.path.join(folder, name) for name in os.listdir(folder) if re.match(r"events.*\.ndjson$", name)]
 report, run = json.load(open(report_file)), json.load(open(run_file))
 
 
@@ -34,9 +35,11 @@ def row(what, in_log, in_metrics):
 
 answered = sum(sample("requests_total", f'status="{status}"') for status in (200, 204))
 late_lines = sum(sum(dsp["late"].values()) for dsp in report["dsps"])
-# Those are answered with 204, and no auction is held for them.
+# Those are answered with 204, and nobody is asked. Most are so when they arrive, and not looked at; some when they have been read, and
+# these have a line.
 too_late = sample("shed_total", 'reason="late"')
-row("auctions; answers with 200 or 204, but to those that came too late", report["auctions"], answered - too_late)
+read_too_late = sum('"nbr":15,"calls":[]' in line for file in files for line in open(file))
+row("auctions; answers with 200 or 204, but to those that came too late", report["auctions"] - read_too_late, answered - too_late)
 row("lines; those written", report["auctions"] + late_lines, sample("events_total", 'fate="written"'))
 row("lines dropped", 0, sample("events_total", 'fate="dropped"'))
 row("lines that failed", 0, sample("events_total", 'fate="failed"'))
@@ -58,7 +61,6 @@ row("lost to lateness, CPM", lost_in_log, lost)
 print("| | in the log | in /metrics | |\n|---|--:|--:|---|")
 for what, in_log, in_metrics in rows:
     print(f"| {what} | {in_log.normalize():f} | {in_metrics.normalize():f} | {'same' if in_log == in_metrics else '**DIFFERS**'} |")
-files = [os.path.join(folder, name) for name in os.listdir(folder) if re.match(r"events.*\.ndjson$", name)]
 size = sum(map(os.path.getsize, files))
 conditions = run["conditions"]
 seconds = conditions["duration_s"] + conditions["warmup_s"]

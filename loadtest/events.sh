@@ -39,11 +39,11 @@ pids+=($!)
 await_ready "$admin" "$scratch/corebid.log"
 # Exit code 1 says that answers were late or wrong, which is not the question here.
 "$bin/corebid-loadtest" run --target "http://127.0.0.1:$port" --rate "$rate" --duration "$duration" --warmup 3 --h2-connections 4 \
-    --floor-rule above --server-pid "${pids[-1]}" --json >"$scratch/run.json" 2>"$scratch/run.log" || (($? == 1))
+    --floor-rule above --server-pid "${pids[-1]}" --json >"$out/run.json" 2>"$scratch/run.log" || (($? == 1))
 # Late answers are looked for up to a second, buffers and counts handed over within another.
 sleep 3
-curl -s "$admin/metrics" >"$scratch/metrics"
-"$bin/corebid" report --json --events "$out/events*.ndjson" >"$scratch/report.json"
+curl -s "$admin/metrics" >"$out/metrics.txt"
+"$bin/corebid" report --json --events "$out/events*.ndjson" >"$out/report.json"
 conditions
 echo
-python3 loadtest/events.py "$scratch/metrics" "$scratch/report.json" "$scratch/run.json" "$out"
+python3 loadtest/events.py "$out/metrics.txt" "$out/report.json" "$out/run.json" "$out"
