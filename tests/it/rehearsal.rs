@@ -167,7 +167,6 @@ fn a_shard_that_stands_still_is_told_of() {
     assert_eq!(exchange.bid(REQUEST).status, 200);
 }
 
-/// The short form of `loadtest/chaos.sh`.
 /// More than a shard accepts in one turn of its loop.
 #[test]
 fn who_waited_to_be_accepted_when_a_shard_is_told_to_drain_is_answered() {
@@ -187,6 +186,7 @@ fn who_waited_to_be_accepted_when_a_shard_is_told_to_drain_is_answered() {
     assert_eq!(exchange.wait().code(), Some(0));
 }
 
+/// The short form of `loadtest/chaos.sh`.
 #[test]
 fn all_at_once_and_no_request_fails() {
     let dsps = dsp();
