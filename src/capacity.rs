@@ -45,8 +45,8 @@ pub(crate) struct Load {
 const CPU_US_HTTP2: f64 = 115.0;
 const CPU_US_HTTP1: f64 = 330.0;
 
-/// Memory of a bid request in flight with 23 calls outstanding: loadtest/runs/2026-11-21-hold.md.
-const BYTES_IN_FLIGHT: f64 = 16_800.0;
+/// Memory of a bid request in flight with 23 calls outstanding: loadtest/runs/2026-11-28-hold.md.
+const BYTES_IN_FLIGHT: f64 = 21_200.0;
 
 /// A shard with nothing to do: histograms, buffers, its executor.
 const MIB_PER_SHARD: f64 = 16.0;

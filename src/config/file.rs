@@ -202,8 +202,8 @@ impl ServerFile {
             shards: section.get("shards", ShardsFile::Word("auto".to_owned())),
             cores: section.get("cores", Vec::new()),
             max_in_flight: section.get("max_in_flight", 20_000),
-            // 512 MiB: 20,000 orchestrations of a usual size take 16.4 KiB each (loadtest/runs, 2026-11-21, hold), which
-            // is 320 MiB; half as much again for those that are larger.
+            // 512 MiB: 20,000 orchestrations of a usual size take 20.7 KiB each (loadtest/runs, 2026-11-28, hold), which
+            // is 404 MiB; a quarter as much again for those that are larger.
             max_memory_bytes: section.get("max_memory_bytes", 512 << 20),
             // Of the 90 ms of an auction DSPs commonly have 60 and our own margin takes 10: of the other 20 a quarter.
             // What DSPs answer waits about as long as what SSPs ask, so at the target half of them are gone.

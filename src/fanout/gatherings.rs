@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::task::Waker;
 
+use super::pages::Pages;
 use super::{CallFailure, Reply};
 use crate::clock::Instant;
 use crate::net::{prefetch, prefetch_slice};
@@ -68,7 +69,7 @@ pub struct Gatherings {
 
 #[derive(Debug, Default)]
 struct Inner {
-    gatherings: Vec<Gathering>,
+    gatherings: Pages<Gathering>,
     free: Vec<u32>,
     /// Of all of them.
     held_bytes: usize,
@@ -90,16 +91,18 @@ impl Gatherings {
     /// A place for a fan-out of `calls` calls. To be closed by [`Self::close`].
     pub fn open(&self, calls: usize) -> Ticket {
         let mut inner = self.inner.borrow_mut();
-        let index = inner.free.pop().unwrap_or_else(|| {
-            inner.gatherings.push(Gathering::default());
-            u32::try_from(inner.gatherings.len() - 1).unwrap_or(u32::MAX)
+        let index = inner
+            .free
+            .pop()
+            .unwrap_or_else(|| inner.gatherings.push(Gathering::default()));
+        let generation = inner.gatherings.get_mut(index).map_or(0, |gathering| {
+            gathering.waiting.fill(calls);
+            gathering.outstanding = calls;
+            gathering.generation
         });
-        let gathering = &mut inner.gatherings[index as usize];
-        gathering.waiting.fill(calls);
-        gathering.outstanding = calls;
         Ticket {
             gathering: index,
-            generation: gathering.generation,
+            generation,
             call: 0,
         }
     }
@@ -203,7 +206,7 @@ impl Gatherings {
 
     /// An answer to this call has begun: asks for the memory of its fan-out.
     pub fn expect_answer(&self, ticket: Ticket) {
-        if let Some(gathering) = self.inner.borrow().gatherings.get(ticket.gathering as usize) {
+        if let Some(gathering) = self.inner.borrow().gatherings.get(ticket.gathering) {
             prefetch(gathering);
         }
     }
@@ -314,7 +317,7 @@ impl Calls {
 
 impl Inner {
     fn of(&mut self, ticket: Ticket) -> Option<&mut Gathering> {
-        let gathering = self.gatherings.get_mut(ticket.gathering as usize)?;
+        let gathering = self.gatherings.get_mut(ticket.gathering)?;
         (gathering.generation == ticket.generation).then_some(gathering)
     }
 }

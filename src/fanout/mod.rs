@@ -15,6 +15,7 @@ mod gatherings;
 pub mod h1;
 pub mod h2;
 mod pace;
+mod pages;
 mod patience;
 mod pool;
 mod transport;

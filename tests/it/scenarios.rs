@@ -252,6 +252,19 @@ fn soak() {
     }
 }
 
+/// What a small hold cannot see: the profile's limits let all of them in.
+#[test]
+fn the_holds_profile_has_room_for_what_is_promised() {
+    const BYTES_EACH: i64 = 21_200;
+    let path = scenario("hold");
+    let promised = Scenario::read(Some(&path)).unwrap().hold.in_flight.unwrap();
+    let promised = i64::try_from(promised).unwrap();
+    let profile = profile_of(&path);
+    let limit = |name| profile["server"][name].as_integer().unwrap();
+    assert!(limit("max_in_flight") >= promised);
+    assert!(limit("max_memory_bytes") >= promised * BYTES_EACH);
+}
+
 #[test]
 fn hold() {
     const IN_FLIGHT: u64 = 100;

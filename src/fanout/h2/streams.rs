@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
+use super::super::pages::Pages;
 use crate::net::prefetch;
 
 /// The place of a stream that has ended.
@@ -21,7 +22,7 @@ pub(super) struct Streams<S> {
     /// The id of the first place.
     first: u32,
     places: VecDeque<u32>,
-    slots: Vec<Option<S>>,
+    slots: Pages<Option<S>>,
     free: Vec<u32>,
 }
 
@@ -30,7 +31,7 @@ impl<S> Streams<S> {
         Self {
             first,
             places: VecDeque::new(),
-            slots: Vec::new(),
+            slots: Pages::default(),
             free: Vec::new(),
         }
     }
@@ -43,38 +44,37 @@ impl<S> Streams<S> {
     pub(super) fn push(&mut self, stream: S) {
         let slot = match self.free.pop() {
             Some(slot) => {
-                // Forgotten and not dropped: it is empty, and to look whether it is would wait for its memory.
-                mem::forget(self.slots[slot as usize].replace(stream));
+                if let Some(empty) = self.slots.get_mut(slot) {
+                    // Forgotten and not dropped: it is empty, and to look whether it is would wait for its memory.
+                    mem::forget(empty.replace(stream));
+                }
                 slot
             }
-            None => {
-                self.slots.push(Some(stream));
-                u32::try_from(self.slots.len() - 1).unwrap_or(ENDED)
-            }
+            None => self.slots.push(Some(stream)),
         };
         self.places.push_back(slot);
-        if let Some(&next) = self.free.last() {
-            prefetch(&self.slots[next as usize]);
+        if let Some(next) = self.free.last().and_then(|next| self.slots.get(*next)) {
+            prefetch(next);
         }
     }
 
     /// Asks for the memory of a stream that will be needed soon, if there is one.
     pub(super) fn expect(&self, id: u32) {
         let place = self.place(id).and_then(|place| self.places.get(place));
-        if let Some(slot) = place.and_then(|slot| self.slots.get(*slot as usize)) {
+        if let Some(slot) = place.and_then(|slot| self.slots.get(*slot)) {
             prefetch(slot);
         }
     }
 
     pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut S> {
         let slot = *self.places.get(self.place(id)?)?;
-        self.slots.get_mut(slot as usize)?.as_mut()
+        self.slots.get_mut(slot)?.as_mut()
     }
 
     pub(super) fn remove(&mut self, id: u32) -> Option<S> {
         let place = self.place(id)?;
         let slot = mem::replace(self.places.get_mut(place)?, ENDED);
-        let stream = self.slots.get_mut(slot as usize).and_then(Option::take);
+        let stream = self.slots.get_mut(slot).and_then(Option::take);
         if stream.is_some() {
             self.free.push(slot);
         }
@@ -88,7 +88,7 @@ impl<S> Streams<S> {
     /// The oldest open stream.
     pub(super) fn oldest(&self) -> Option<(u32, &S)> {
         let slot = *self.places.front()?;
-        Some((self.first, self.slots.get(slot as usize)?.as_ref()?))
+        Some((self.first, self.slots.get(slot)?.as_ref()?))
     }
 
     /// All open streams, in no order.
