@@ -134,15 +134,15 @@ def main(folder):
         )
     text += [
         "",
-        "| phase | requests | without an answer | wrong | a bid came too late | p50, median of rounds | p99 |",
-        "|---|---|---|---|---|---|---|",
+        "| phase | requests | without an answer | shed | wrong | a bid came too late | p50, median of rounds | p99 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for phase in dict.fromkeys(row["phase"] for row in rounds):
         of_phase = [row for row in rounds if row["phase"] == phase]
         total = lambda column: sum(int(row[column]) for row in of_phase)
         middle = lambda column: statistics.median(float(row[column]) for row in of_phase)
         text.append(
-            f"| {phase} | {total('requests')} | {total('errors')} | {total('wrong')} | {total('lost')} "
+            f"| {phase} | {total('requests')} | {total('errors')} | {total('shed')} | {total('wrong')} | {total('lost')} "
             f"| {middle('p50_ms'):.1f} ms | {middle('p99_ms'):.1f} ms |"
         )
     text += [

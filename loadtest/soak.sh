@@ -96,7 +96,7 @@ look &
 pids+=($!)
 
 # One line for each phase of each round.
-printf 's\tprotocol\tphase\trequests\terrors\twrong\tlost\tp50_ms\tp99_ms\n' >"$out/rounds.tsv"
+printf 's\tprotocol\tphase\trequests\terrors\tshed\twrong\tlost\tp50_ms\tp99_ms\n' >"$out/rounds.tsv"
 end=$(awk -v m="$minutes" 'BEGIN { printf "%d", m * 60 }')
 rounds=$((end / (round + 2) > 0 ? end / (round + 2) : 1))
 for ((turn = 1; turn <= rounds; turn++)); do
@@ -106,9 +106,11 @@ for ((turn = 1; turn <= rounds; turn++)); do
         --duration "$round" "${ssp[@]}" --json >"$out/round.json" 2>"$out/round.log" || true
     lives "$(main_pid)" || { echo "soak.sh: the exchange is gone" >&2; tail -n 20 "$out/exchange.log" >&2; exit 1; }
     [[ -s $out/round.json ]] || { echo "soak.sh: no report" >&2; cat "$out/round.log" "$out/dsps.log" >&2; exit 1; }
-    # Wrong are auctions that are not right on the bids that were heard; lost are those for which too few were in time.
-    jq -r --arg s "$(since)" --arg name "$name" '.phases[] | .tally as $t | $t.verification as $v | [$s, $name, .name,
-        $t.requests, ($t.requests - ($t.statuses["200"] // 0) - ($t.statuses["204"] // 0)),
+    # Errors have no answer, shed is what has another than 200 and 204. Wrong are auctions that are not right on the bids that
+    # were heard; lost are those for which too few were in time.
+    jq -r --arg s "$(since)" --arg name "$name" '.phases[] | .tally as $t | $t.verification as $v |
+        ($t.errors | .connect + .reset + .timeout + .parse) as $errors | [$s, $name, .name, $t.requests, $errors,
+        $t.requests - $errors - ($t.statuses["200"] // 0) - ($t.statuses["204"] // 0),
         $v.wrong_winner + $v.wrong_price + $v.unexpected_no_bid + $v.missing_no_bid + $v.malformed - $v.bids_lost,
         $v.bids_lost, .latency.p50_ms, .latency.p99_ms] | @tsv' "$out/round.json" >>"$out/rounds.tsv"
     echo "soak.sh: round $turn of $rounds ($name), $(tail -n 1 "$out/samples.tsv" | awk '{ printf "%.1f MB, %d descriptors, %d reloads, %d handovers", $2 / 1024, $3, $4, $5 }')" >&2

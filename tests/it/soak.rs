@@ -106,7 +106,7 @@ type Seen = fn(f64, f64) -> [f64; 3];
 fn check(name: &str, handover: u32, seen: Seen, [errors, wrong]: [u32; 2], expected: Option<&str>) {
     let out = folder(&format!("verdict-{}", name.replace(' ', "-")));
     let mut samples = "s\tkB\tdescriptors\treloads\thandovers\n".to_owned();
-    let mut rounds = "s\tprotocol\tphase\trequests\terrors\twrong\tlost\tp50_ms\tp99_ms\n".to_owned();
+    let mut rounds = "s\tprotocol\tphase\trequests\terrors\tshed\twrong\tlost\tp50_ms\tp99_ms\n".to_owned();
     for half_minute in 0..=40_u32 {
         let process = half_minute.checked_div(handover).unwrap_or(0);
         let age = f64::from(half_minute - process * handover) / 2.0;
@@ -117,7 +117,7 @@ fn check(name: &str, handover: u32, seen: Seen, [errors, wrong]: [u32; 2], expec
             megabytes * 1024.0
         );
         let [errors, wrong] = [errors, wrong].map(|count| if half_minute == 7 { count } else { 0 });
-        rounds += &format!("{second}\th1\tquiet\t1000\t{errors}\t{wrong}\t0\t60.0\t{p99:.1}\n");
+        rounds += &format!("{second}\th1\tquiet\t1000\t{errors}\t0\t{wrong}\t0\t60.0\t{p99:.1}\n");
     }
     fs::write(out.join("samples.tsv"), samples).unwrap();
     fs::write(out.join("rounds.tsv"), rounds).unwrap();
