@@ -34,7 +34,7 @@ pub enum NotAsked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Leave {
     pass: Pass,
-    /// It has at least half of the DSP's time: not to answer in it says something about the DSP.
+    /// It has at least half of the DSP's time: not to answer in it says something about the DSP, unless it is cut.
     is_fair: bool,
     time: Time,
 }
@@ -58,7 +58,7 @@ impl Leave {
     }
 
     pub(super) fn is_fair(self) -> bool {
-        self.is_fair && self.time != Time::Cut
+        self.is_fair
     }
 }
 

@@ -42,7 +42,8 @@ impl Quotas {
     }
 
     /// What this shard may use of the DSP's cap; `None` of a DSP without.
-    pub(super) fn held(&self, dsp: usize, shard: usize) -> Option<MilliQps> {
+    #[must_use]
+    pub fn held(&self, dsp: usize, shard: usize) -> Option<MilliQps> {
         let cap = self.caps[dsp].as_ref()?;
         // A shard that was not counted on has nothing.
         let held = cap.rows.get(shard).map(|row| row.held.load(Ordering::Relaxed));

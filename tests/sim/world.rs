@@ -12,8 +12,8 @@ use std::time::Duration;
 use corebid::auction::{FloorRule, Rules};
 use corebid::clock::{Instant, TICK, Timers};
 use corebid::fanout::{
-    BreakerOptions, Conduct, DspId, DspOptions, DspSet, Fanout, GateOptions, Gatherings, PatienceOptions,
-    Protocol, Target,
+    BreakerOptions, Conduct, DspId, DspOptions, DspSet, Fanout, GateOptions, Gatherings, MilliQps,
+    PatienceOptions, Protocol, Target,
 };
 use corebid::money::{Cpm, Currency, RateTable};
 use corebid::openrtb::{Invalid, Validation};
@@ -183,6 +183,8 @@ pub(crate) struct World {
     /// Looks after the gates of this shard, and of others that have nothing but a part in the caps.
     keeper: Option<GateKeeper>,
     neighbours: Vec<GateKeeper>,
+    /// By the position of a DSP among those that are asked.
+    quotas: Arc<Quotas>,
     sentries: Vec<Sentry>,
     /// Whether DSPs have anything at their gates, and whether any has a cap.
     is_gated: bool,
@@ -227,6 +229,7 @@ impl World {
             options: Vec::new(),
             keeper: None,
             neighbours: Vec::new(),
+            quotas: Arc::new(Quotas::new(&[], 1)),
             sentries: Vec::new(),
             is_gated,
             is_capped,
@@ -432,6 +435,22 @@ impl World {
                 }
             }
         }
+        self.check_shares();
+    }
+
+    /// Calls alone would not show it: where few are made and some are saved up, a share too many is used later or never.
+    fn check_shares(&self) {
+        for (position, &(dsp, _)) in self.asks.iter().enumerate() {
+            let Some(cap) = self.options[dsp].gate.qps else {
+                continue;
+            };
+            let shares = (0..=self.neighbours.len()).filter_map(|shard| self.quotas.held(position, shard));
+            let held: u64 = shares.map(|MilliQps(share)| share).sum();
+            assert!(
+                held <= MilliQps::of(cap).0,
+                "shares of {held} calls in a thousand seconds, of {cap} a second"
+            );
+        }
     }
 
     fn stall(&mut self) {
@@ -539,6 +558,8 @@ impl World {
                 .iter()
                 .for_each(|neighbour| neighbour.meet(&caps, &quotas, now));
         }
+        self.quotas = quotas;
+        self.check_shares();
         for (dsp, options) in self.options.iter().enumerate() {
             if self.sentries.len() <= dsp {
                 self.sentries
