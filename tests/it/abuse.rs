@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::harness::{Dsp, Exchange, Setup};
 use crate::scripted::{Does, Scripted};
-use crate::{abuse_h1, abuse_h2, faults};
+use crate::{abuse_h1, abuse_h2, faults, ours};
 
 pub(crate) const REQUEST: &str = r#"{"id":"r","imp":[{"id":"1","banner":{}}]}"#;
 
@@ -152,6 +152,26 @@ fn document() -> String {
     );
     for (what, expected, outcome) in faults::rows() {
         writeln!(text, "| {what} | {expected} | `{outcome}` |").unwrap();
+    }
+    text.push_str(
+        "\n## The exchange itself, its host and who runs it\nEach with the test that holds it. All of it at once, under load for a \
+         minute: [runs/2026-11-28-chaos.md](../loadtest/runs/2026-11-28-chaos.md).\n",
+    );
+    for (title, rows) in ours::ROWS {
+        write!(
+            text,
+            "\n### {title}\n| fault | expected, and seen | by |\n|---|---|---|\n"
+        )
+        .unwrap();
+        for ours::Held {
+            what,
+            expected,
+            file,
+            test,
+        } in rows
+        {
+            writeln!(text, "| {what} | {expected} | [`{test}`](../{file}) |").unwrap();
+        }
     }
     text
 }

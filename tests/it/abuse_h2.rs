@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::abuse::{REQUEST, Row, Target, row};
-use crate::harness::PATIENCE;
+use crate::harness::{Dsp, Exchange, PATIENCE, Setup};
+use crate::scripted::{Does, Scripted};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -381,7 +382,11 @@ struct Raw {
 
 impl Raw {
     fn connect(target: &Target) -> Self {
-        let stream = TcpStream::connect(target.exchange.listen).unwrap();
+        Self::to(&target.exchange)
+    }
+
+    fn to(exchange: &Exchange) -> Self {
+        let stream = TcpStream::connect(exchange.listen).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -572,6 +577,35 @@ fn taking_back_what_was_asked_has_a_limit() {
         "{taken}"
     );
     assert_eq!(target.exchange.bid(REQUEST).status, 200);
+}
+
+/// At the limit and past it, with their bodies still to come; with one gone there is room again.
+#[test]
+fn streams_of_a_connection_have_a_limit() {
+    const LIMIT: u32 = 20_000;
+    let dsp = Scripted::start(|_| Does::NoBid);
+    // None is given up in the time that it takes, on a busy machine either.
+    let exchange = Exchange::start(&Setup {
+        server: "max_in_flight = 30000\nqueue_delay_target_ms = 0\nread_timeout_ms = 60000",
+        auction: "deadline_ms = 60000".to_owned(),
+        ..Setup::of([Dsp::new("d", dsp.port)])
+    });
+    let mut raw = Raw::to(&exchange);
+    raw.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    raw.send(PREFACE);
+    raw.send(&frame(SETTINGS, 0, 0, ""));
+    let stream = |n: u32| 2 * n + 1;
+    for thousand in 0..LIMIT / 1_000 {
+        let heads = (0..1_000).flat_map(|n| open(stream(thousand * 1_000 + n)));
+        raw.send(&heads.chain(frame(PING, 0, 0, MARK)).collect::<Vec<_>>());
+        assert_eq!(raw.event().as_deref(), Some("goes on"), "all are taken");
+    }
+    raw.send(&open(stream(LIMIT)));
+    assert_eq!(raw.event().as_deref(), Some("RST REFUSED_STREAM"), "one more");
+    raw.send(&frame(DATA, END_STREAM, stream(0), REQUEST));
+    assert_eq!(raw.event().as_deref(), Some("204"));
+    raw.send(&good(stream(LIMIT + 1)));
+    assert_eq!(raw.event().as_deref(), Some("204"));
 }
 
 /// A connection that answers nobody's call for a sign of life, as none is needed: no request for long enough is enough.

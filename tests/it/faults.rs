@@ -1,9 +1,12 @@
 //! One DSP of 23 misbehaves: the others' auction is held in time, and the fault has its name in the metrics.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use corebid_loadtest::dsps::{self, Dsps, Fault};
 use corebid_loadtest::simulated::{Profile, seat};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use crate::harness::{Dsp, Exchange, Metrics, Setup, eventually};
 use crate::scripted::{Does, Gate, Scripted, answer};
@@ -411,6 +414,10 @@ const WRITTEN: &[Written] = &[
         head("Transfer-Encoding: chunked\r\n", &format!("a;x=y\r\n{one}\r\n{:x}\r\n{two}\r\n0\r\nT: r\r\n\r\n", two.len()))
     }),
     ("sends an interim response first", TAKEN, "bid", |id| writes([b"HTTP/1.1 103 Early\r\n\r\n", &answer(&one_bid(id))[..]].concat())),
+    ("answers as much as it may, 256 kB", TAKEN, "bid", |id| json(&padded(id, LIMIT))),
+    ("answers a byte more than it may", CLOSED, "invalid", |id| json(&padded(id, LIMIT + 1))),
+    ("answers in gzip, as asked, what is as much as it may", TAKEN, "bid", |id| gzipped(&padded(id, LIMIT))),
+    ("answers in gzip, as asked, what is a byte more", DROPPED, "invalid", |id| gzipped(&padded(id, LIMIT + 1))),
     ("answers in HTTP/1.0", TAKEN, "bid", |id| writes(whole(id).replace("HTTP/1.1", "HTTP/1.0"))),
     ("ends its lines with bare LF", TAKEN, "bid", |id| writes(whole(id).replace("\r\n", "\n"))),
     ("sends a length and chunks", CLOSED, "invalid", |id| {
@@ -474,6 +481,27 @@ fn json(body: &str) -> Does {
     Does::Writes(answer(body))
 }
 
+/// `server.max_response_bytes`, if nobody says otherwise.
+const LIMIT: usize = 256 << 10;
+
+/// A bid, with spaces behind it up to this length.
+fn padded(id: &str, length: usize) -> String {
+    let bid = one_bid(id);
+    let spaces = " ".repeat(length - bid.len());
+    bid + &spaces
+}
+
+fn gzipped(body: &str) -> Does {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(body.as_bytes()).unwrap();
+    let body = gzip.finish().unwrap();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    Does::Writes([head.as_bytes(), &body].concat())
+}
+
 fn whole(id: &str) -> String {
     String::from_utf8(answer(&one_bid(id))).unwrap()
 }
@@ -484,12 +512,18 @@ fn what_a_dsp_can_write() {
     let dsp = Scripted::start(move |asked| {
         let path = asked.head.split(' ').nth(1).unwrap();
         let (.., write) = &WRITTEN[path[1..].parse::<usize>().unwrap()];
-        write(&asked.id())
+        // Some are asked in gzip.
+        write("r")
     });
     let exchange = Exchange::start(&Setup {
         auction: "deadline_ms = 2500\n".to_owned(),
-        ..Setup::of((0..WRITTEN.len()).map(|n| Dsp {
+        ..Setup::of(WRITTEN.iter().enumerate().map(|(n, (what, ..))| Dsp {
             path: format!("/{n}"),
+            more: if what.contains("gzip, as asked") {
+                "timeout_ms = 8000\ngzip = true\n"
+            } else {
+                ""
+            },
             ..Dsp::new(format!("d{n}"), dsp.port)
         }))
     });

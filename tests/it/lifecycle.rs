@@ -202,6 +202,41 @@ fn sixteen_shards_share_two_cores() {
     assert_eq!(exchange.wait().code(), Some(0));
 }
 
+/// Nobody is refused, and the shard does something else than try again.
+#[test]
+fn without_descriptors_who_connects_waits() {
+    let (dsp, gate) = gated();
+    gate.open();
+    let exchange = Exchange::start(&Setup::of([Dsp::new("d", dsp.port)]));
+    let mut before = exchange.connect();
+    assert_eq!(before.bid(REQUEST).status, 200);
+    let limit = |descriptors: usize| {
+        let status = std::process::Command::new("prlimit")
+            .args(["--pid", &exchange.pid().to_string()])
+            .arg(format!("--nofile={descriptors}:"))
+            .status();
+        assert!(status.unwrap().success());
+    };
+    let (open, _) = exchange.usage();
+    limit(open + 2);
+    let mut waiting: Vec<_> = (0..40).map(|_| exchange.connect()).collect();
+    for ssp in &mut waiting {
+        ssp.send(post("", REQUEST));
+    }
+    assert!(eventually(|| exchange.log().contains("cannot accept")));
+    // Not a bid, if its DSP has to be connected to.
+    let is_served = |status| [200, 204].contains(&status);
+    assert!(is_served(before.bid(REQUEST).status), "who is in is served");
+    std::thread::sleep(Duration::from_millis(500));
+    let said = exchange.log().matches("cannot accept").count();
+    assert!(said < 5, "{said} times, not fifty a second");
+    limit(1024);
+    for ssp in &mut waiting {
+        assert!(is_served(ssp.answer().status));
+    }
+    assert!(eventually(|| exchange.log().contains("accepting again")));
+}
+
 #[test]
 fn check_lists_every_error_at_once() {
     let good = Setup::of([Dsp::new("d", 9001)]).toml();

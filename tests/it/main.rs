@@ -33,6 +33,7 @@ mod lifecycle;
 mod logs;
 mod measures;
 mod observability;
+mod ours;
 mod overload;
 mod page;
 mod readers;

@@ -1,5 +1,6 @@
 //! Faults on purpose: what each layer of supervision promises, and all of them at once under load.
 
+use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
@@ -165,6 +166,36 @@ fn a_shard_that_stands_still_is_told_of() {
     rehearse(&exchange, "shard=0&fault=stall&ms=2500");
     assert!(eventually(|| exchange.log().contains("the shard stands still")));
     assert_eq!(exchange.bid(REQUEST).status, 200);
+}
+
+/// Half of systemd's time; what it is told then would keep it from what it is there for.
+#[test]
+fn while_a_shard_stands_still_systemd_has_no_sign_of_life() {
+    let dsps = dsp();
+    let path = std::env::temp_dir().join(format!("corebid-it-watchdog-{}", std::process::id()));
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let environment = [
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", "1000000"),
+    ];
+    let exchange = Exchange::serve_as_a_group(
+        &rehearsing(&setup("shards = 2", dsps.ports()[0]), ""),
+        &environment,
+    );
+    let signs = || {
+        let mut bytes = [0; 300];
+        let heard = std::iter::from_fn(|| systemd.recv(&mut bytes).ok().map(|count| bytes[..count].to_vec()));
+        heard.filter(|said| said == b"WATCHDOG=1").count()
+    };
+    assert!(eventually(|| signs() > 0));
+    rehearse(&exchange, "shard=1&fault=stall&ms=6000");
+    assert!(eventually(|| exchange.log().contains("the shard stands still")));
+    signs();
+    thread::sleep(Duration::from_millis(1500));
+    assert_eq!(signs(), 0);
+    assert!(eventually(|| signs() > 0), "it turns again");
+    std::fs::remove_file(path).unwrap();
 }
 
 /// More than a shard accepts in one turn of its loop.
