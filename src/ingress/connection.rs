@@ -22,7 +22,7 @@ use super::conduct::{Conduct, Patience, Witness, of_io};
 use super::reply::closing;
 use crate::clock::{Instant, Key, Timers};
 use crate::fanout::Transport;
-use crate::net::{Failure, HyperStream, Inlet, ShardExecutor, Signal};
+use crate::net::{self, Failure, HyperStream, Inlet, ShardExecutor, Signal};
 use crate::telemetry::{ConnectionEnd, Http};
 
 /// A request's head. Real ones have some 300 bytes in 8 headers; this leaves room for proxies and their tracing.
@@ -223,6 +223,7 @@ impl<T: Transport + 'static> Ingress<T> {
         let waiting = Waiting::new(self, conduct);
         let inlet = Rc::clone(inlet);
         async move {
+            waiting.ingress.may_begin(&inlet).await;
             let mut response = waiting.ingress.answer(request, arrival).await;
             if http == Http::H1 {
                 inlet.not_before(waiting.ingress.timers.now());
@@ -233,6 +234,12 @@ impl<T: Transport + 'static> Ingress<T> {
             let conduct = waiting.answered();
             Ok(response.map(|body| Answer::new(body, || conduct.owes())))
         }
+    }
+
+    /// Waits for a request's turn. It ages meanwhile, and those that came on its connection behind it stay there.
+    async fn may_begin(&self, inlet: &Inlet) {
+        let _waits = inlet.one_waits();
+        net::may_begin(|| self.timers.now()).await;
     }
 
     /// Runs a connection to its end; when `stop` is raised, or a request has come that is the last, or none comes, tells

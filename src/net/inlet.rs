@@ -1,6 +1,7 @@
 //! What a connection's server cannot learn from the bytes: when they were received, and how many to take at once.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::clock::Instant;
@@ -13,7 +14,15 @@ pub struct Inlet {
     emptied_at: Cell<Instant>,
     reads_max: Cell<u32>,
     reads_left: Cell<u32>,
+    /// Requests that were read and not begun.
+    waiting: Cell<u32>,
+    /// Who waits to read on.
+    reader: RefCell<Option<Waker>>,
 }
+
+/// Of one connection: so many requests and what two reads more bring may wait in our memory, each with a few kB. More wait in the
+/// socket, and then at their sender's.
+const WAITING_MAX: u32 = 16;
 
 impl Default for Inlet {
     fn default() -> Self {
@@ -22,6 +31,8 @@ impl Default for Inlet {
             emptied_at: Cell::new(Instant::from_nanos(0)),
             reads_max: Cell::new(u32::MAX),
             reads_left: Cell::new(u32::MAX),
+            waiting: Cell::new(0),
+            reader: RefCell::default(),
         }
     }
 }
@@ -53,11 +64,25 @@ impl Inlet {
         self.reads_left.set(self.reads_max.get());
     }
 
-    /// False if the stream was read often enough.
-    pub(super) fn may_read(&self) -> bool {
+    /// A request waits to be begun until what is returned is dropped. While too many do, the stream is not read.
+    pub fn one_waits(&self) -> Waits<'_> {
+        self.waiting.set(self.waiting.get() + 1);
+        Waits(self)
+    }
+
+    /// Ready unless the stream was read often enough, or too many requests wait; the reader is woken when it may go on.
+    pub(super) fn poll_may_read(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting.get() >= WAITING_MAX {
+            self.reader.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
         let left = self.reads_left.get();
         self.reads_left.set(left.saturating_sub(1));
-        left > 0
+        if left == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// Bytes were read at `now`, which had been received so long before.
@@ -70,6 +95,20 @@ impl Inlet {
     /// There was nothing unread at `now`.
     pub(super) fn is_empty(&self, now: Instant) {
         self.emptied_at.set(now);
+    }
+}
+
+/// See [`Inlet::one_waits`].
+#[derive(Debug)]
+pub struct Waits<'a>(&'a Inlet);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let inlet = self.0;
+        inlet.waiting.set(inlet.waiting.get() - 1);
+        if let Some(reader) = inlet.reader.take() {
+            reader.wake();
+        }
     }
 }
 
@@ -104,13 +143,32 @@ mod tests {
         assert_eq!(inlet.received_at(), at(90), "the third");
     }
 
+    fn may_read(inlet: &Inlet) -> bool {
+        inlet
+            .poll_may_read(&mut Context::from_waker(Waker::noop()))
+            .is_ready()
+    }
+
+    #[test]
+    fn nothing_is_read_while_too_many_requests_wait() {
+        let inlet = Inlet::default();
+        let mut waiting: Vec<_> = (1..WAITING_MAX).map(|_| inlet.one_waits()).collect();
+        assert!(may_read(&inlet));
+        waiting.push(inlet.one_waits());
+        assert!(!may_read(&inlet));
+        waiting.pop();
+        assert!(inlet.reader.take().is_none(), "it was woken");
+        assert!(may_read(&inlet));
+    }
+
     #[test]
     fn as_many_reads_as_are_allowed() {
         let inlet = Inlet::default();
-        assert!(inlet.may_read() && inlet.may_read(), "at first, any number");
+        let reads = |count: usize| (0..count).all(|_| may_read(&inlet));
+        assert!(reads(3), "at first, any number");
         inlet.allow_reads(2);
-        assert!(inlet.may_read() && inlet.may_read() && !inlet.may_read() && !inlet.may_read());
+        assert!(reads(2) && !may_read(&inlet) && !may_read(&inlet));
         inlet.is_served();
-        assert!(inlet.may_read() && inlet.may_read() && !inlet.may_read());
+        assert!(reads(2) && !may_read(&inlet));
     }
 }

@@ -3,6 +3,7 @@
 //! With `shard` the only place where glommio appears, so that the runtime stays replaceable. Nothing here knows
 //! what the bytes mean.
 
+mod beginnings;
 mod channel;
 mod doorbell;
 pub mod gzip;
@@ -21,6 +22,7 @@ mod tasks;
 mod timer;
 pub mod tls;
 
+pub use beginnings::{MayBegin, begin_nothing, begin_until, may_begin, some_wait_to_begin};
 pub use channel::{Channel, Received};
 pub use doorbell::{Doorbell, Hearing};
 pub use inlet::Inlet;

@@ -1,5 +1,5 @@
 //! Reads from a socket together with the time at which the kernel received the bytes. How long they lay there before
-//! anybody read them is part of what their sender waits, and on a busy shard most of it; the kernel alone knows.
+//! anybody read them is part of what their sender waits; the kernel alone knows.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -33,6 +33,9 @@ pub(super) fn stamp_arrivals(socket: impl AsFd) -> io::Result<()> {
 
 /// Reads at most as many bytes as there is room for. With it comes the wall clock's time at which the last of them were
 /// received, as time since the Unix epoch; none at the stream's end, and for what came before [`stamp_arrivals`].
+///
+/// What lies unread the kernel puts together, up to 17 packets, and keeps the stamp of the last. Of a bid request each millisecond
+/// the first then seems to have come 17 ms later than it did: stamps are good as far as sockets are read soon.
 pub(super) fn receive(
     socket: impl AsFd,
     into: &mut [MaybeUninit<u8>],

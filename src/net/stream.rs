@@ -309,10 +309,7 @@ impl<O: Overseer + Unpin> Read for HyperStream<O> {
             return Poll::Ready(Ok(()));
         }
         ready!(this.watch.poll_readable(cx));
-        if !this.inlet.may_read() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(this.inlet.poll_may_read(cx));
         // SAFETY: the buffer is only written to, by the kernel.
         let into = unsafe { buf.as_mut() };
         let received = ready!(this.poll_receive(cx, into));

@@ -321,6 +321,7 @@ async fn run(blueprint: &Blueprint, post: Post, recorders: &Recorders, has_left:
         timers: Rc::clone(&timers),
         recorder: Rc::clone(&recorder),
         epoch_max: Rc::clone(&epoch_max),
+        is_behind: Cell::new(false),
     };
     let member = Rc::new(post.balance.join(seat.index, blueprint.balance, timers.now()));
     let listeners = post.listeners.into_iter();
