@@ -60,12 +60,13 @@ curl -sf -o /dev/null --retry 50 --retry-delay 1 --retry-all-errors --max-time 1
     exit 1
 }
 
-# Asks for everything that must answer whatever the load, five times a second; a line for each that does not in a second.
+# Asks for everything that must answer whatever the load, five times a second; a line for each that does not in a second. In one
+# process, and not on the exchange's core: as twenty a second these took a tenth of that, some milliseconds at a time.
 watch_health() {
+    local urls=() url
+    for url in "$admin/healthz" "$admin/readyz" "$admin/metrics" "$target/status"; do urls+=(-o /dev/null "$url"); done
     while true; do
-        for url in "$admin/healthz" "$admin/readyz" "$admin/metrics" "$target/status"; do
-            curl -sf -o /dev/null --max-time 1 "$url" || echo "$url"
-        done
+        taskset -c "$load_core" curl -s --max-time 1 -w '%{http_code} %{url_effective}\n' "${urls[@]}" | grep -v '^200 ' || true
         sleep 0.2
     done
 }
