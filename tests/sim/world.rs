@@ -351,8 +351,10 @@ impl World {
             let sentry = &self.sentries[dsp];
             assert!(sentry.is_closed(), "dsp{dsp} works: {sentry:?}");
         }
-        self.idle(Duration::from_secs(2));
-        // Its gate asserts that with nothing in its way every one is asked; a cap that has rested is not.
+        // Its gate asserts that with nothing in its way every one is asked; a cap that has rested is not. Half a second until
+        // neighbours that wanted all of it hold no more than their parts (decision 0020), and a call of 2 a second of which a third
+        // is ours comes to 1.5.
+        self.idle(Duration::from_millis(2_500));
         let before = self.network.calls.borrow().clone();
         self.ask();
         let after = self.network.calls.borrow();
