@@ -99,7 +99,7 @@ def picture(series, end):
         for tenth in range(0, 11, 2):
             x = end * tenth / 10
             out.append(
-                f'<text x="{x_of(x):.1f}" y="{top + height + 16}" text-anchor="middle">{x / 60:.1f} min</text>'
+                f'<text x="{x_of(x):.1f}" y="{top + height + 16}" text-anchor="{"end" if x == end else "middle"}">{x / 60:.1f} min</text>'
             )
     out.append("</svg>")
     return "\n".join(out)
